@@ -29,7 +29,7 @@ export function encodeFrame(kind: FrameKind, payload: Uint8Array | string = ''):
 /** Cuts a byte stream into frames; throws on an unknown kind or an oversized frame. */
 export class FrameDecoder {
   #chunks: Buffer[] = []
-  #length = 0
+  #length = 0;
 
   *push(chunk: Buffer): Generator<Frame> {
     this.#chunks.push(chunk)
