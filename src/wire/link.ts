@@ -25,5 +25,10 @@ export interface ControlLink extends AsyncDisposable {
   send(message: AgentMessage): Promise<void>
 }
 
-/** What an agent serves on byte streams; `request` is untrusted until the service has parsed it. */
+/**
+ * What an agent serves on byte streams; `request` is untrusted until the service has parsed it. The transport writes the
+ * answer line: `ok` at the service's first read or write, or the Fault that it throws before. So a service parses and
+ * checks first and touches the stream last. When the promise resolves, the stream ends; `signal` fires when the control
+ * plane gives the stream up or the connection is lost.
+ */
 export type StreamService = (request: unknown, stream: Duplex, options: { signal: AbortSignal }) => Promise<void>
