@@ -11,12 +11,15 @@ export interface Store {
   readonly index: number
   /**
    * Runs `change` on a transaction that sees all writes before it, durable or on their way; resolves with its result
-   * once it is durable. Nothing is written when it throws, nor when it changed nothing. `change` must not wait.
+   * once it is durable, and so is all that it saw. Nothing is written when it throws, nor when it changed nothing.
+   * `change` must not wait, nor write to the store itself. Rejects with a Fault `unavailable`, or `exhausted` when the
+   * disk is full, if it could not be made durable; nobody but later writers, which fail too, has seen it then.
    */
   write<T>(change: (tx: Tx) => T): Promise<Written<T>>
   /**
    * Every commit after index `from`, in order, without a gap; ends with `signal`. Throws a Fault `exhausted` when
-   * the log no longer reaches back that far, or when the reader is too slow: take a new snapshot then.
+   * the log no longer reaches back that far, when the reader is too slow, or when `from` is yet to come (the store was
+   * restored): take a new snapshot then. Throws `unavailable` when the store is closed first.
    */
   follow(from: number, options: { signal: AbortSignal }): AsyncIterable<Commit>
   /** Calls back, synchronously and in order, after each commit. Returns the way to stop. */
@@ -29,6 +32,7 @@ export interface Written<T> {
   result: T
 }
 
+/** What is returned is a snapshot: it stays as it is while rows are put or the caller waits. */
 export interface View {
   get<T extends TableName>(table: T, key: string): Tables[T] | undefined
   /** All rows, in no particular order. */
@@ -41,6 +45,7 @@ export interface View {
 export interface Tx extends View {
   /** The one time of this transaction; ms since the epoch. */
   readonly now: number
+  /** The row must be plain JSON data. Putting back the very object that is there changes nothing. */
   put<T extends TableName>(table: T, row: Tables[T]): void
   delete(table: TableName, key: string): void
 }
@@ -61,10 +66,16 @@ export type IndexName = keyof IndexTables
 export interface Commit {
   index: number
   at: number
+  /** At most one for each row; in no particular order. */
   changes: readonly Change[]
+  /** Set when it was read back from the log, as `follow` does for a reader far behind: then no `before` is known. */
+  reread?: true
 }
 
-/** One row as it became; `row` is undefined when it was deleted. `before` is what it was. */
+/**
+ * One row as it became; `row` is undefined when it was deleted. `before` is what it was, undefined when it is new; but
+ * in a commit that was `reread` it is always undefined, and says nothing.
+ */
 export type Change = {
   [T in TableName]: { table: T; key: string; row: Tables[T] | undefined; before: Tables[T] | undefined }
 }[TableName]
