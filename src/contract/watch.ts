@@ -1,0 +1,104 @@
+import { z } from 'zod'
+import { Name } from '../model/ids.ts'
+import { keyOf, type Tables } from '../model/records.ts'
+import { PublicAllocation, publicAllocation } from './allocation.ts'
+import { endpoint } from './endpoint.ts'
+import { PublicEvent, publicEvent } from './event.ts'
+import { count, Index, list, Time } from './fields.ts'
+import { PublicJob, PublicSlot, publicJob, publicSlot } from './job.ts'
+import { PublicNode, publicNode } from './node.ts'
+
+/** What may be watched, and what its rows look like from outside. */
+export const watchTables = ['jobs', 'allocations', 'nodes', 'slots', 'events'] as const
+export type WatchTable = (typeof watchTables)[number]
+
+export const watchRows = {
+  jobs: PublicJob,
+  allocations: PublicAllocation,
+  nodes: PublicNode,
+  slots: PublicSlot,
+  events: PublicEvent,
+} as const satisfies Record<WatchTable, z.ZodType>
+
+/** How a stored row is shown; the server maps every watched row through this. */
+export const publicRow: { [T in WatchTable]: (row: Tables[T]) => z.infer<(typeof watchRows)[T]> } = {
+  jobs: publicJob,
+  allocations: publicAllocation,
+  nodes: publicNode,
+  slots: publicSlot,
+  events: publicEvent,
+}
+
+/** Which job a row belongs to, for `job=`; nodes and events without one belong to none. */
+export const jobOf: { [T in WatchTable]: (row: Tables[T]) => string | undefined } = {
+  jobs: keyOf.jobs,
+  allocations: (row) => row.job,
+  nodes: () => undefined,
+  slots: (row) => row.job,
+  events: (row) => row.job,
+}
+
+type RowOf<T extends WatchTable> = T extends WatchTable
+  ? { table: T; key: string; row: z.infer<(typeof watchRows)[T]> }
+  : never
+type ChangeOf<T extends WatchTable> = T extends WatchTable
+  ? { table: T; key: string; row: z.infer<(typeof watchRows)[T]> | null }
+  : never
+
+/** `snapshot-row`: one row of the state that the watch begins with. */
+export const SnapshotRow = z
+  .object({ table: z.enum(watchTables), key: z.string(), row: z.record(z.string(), z.unknown()) })
+  .meta({ id: 'SnapshotRow' })
+export type SnapshotRow = RowOf<WatchTable>
+
+/** `snapshot-end`: the snapshot is complete; changes follow from this index. */
+export const SnapshotEnd = z.object({ index: Index }).meta({ id: 'SnapshotEnd' })
+export type SnapshotEnd = z.infer<typeof SnapshotEnd>
+
+/** `change`: what one commit changed of the watched tables; a row is null when it is gone. */
+export const WatchChange = z
+  .object({
+    index: Index,
+    at: Time,
+    changes: z.array(
+      z.object({
+        table: z.enum(watchTables),
+        key: z.string(),
+        row: z.record(z.string(), z.unknown()).nullable(),
+      }),
+    ),
+  })
+  .meta({ id: 'WatchChange' })
+export interface WatchChange {
+  index: number
+  at: number
+  changes: ChangeOf<WatchTable>[]
+}
+
+/** The event names of the stream; `fault` (a Problem) ends it. Each `change` and `snapshot-end` has its index as id. */
+export const watchEvents = {
+  'snapshot-row': SnapshotRow,
+  'snapshot-end': SnapshotEnd,
+  change: WatchChange,
+} as const
+
+export const watchEndpoints = {
+  watch: endpoint({
+    method: 'GET',
+    path: '/v1/watch',
+    role: 'compute:read',
+    summary: 'Streams a snapshot and then every change, as server-sent events.',
+    query: z.strictObject({
+      tables: list(watchTables)
+        .default([...watchTables])
+        .meta({ description: 'A list such as `jobs,allocations`.' }),
+      job: Name.optional().meta({ description: 'Only rows of this job; nodes are then left out.' }),
+      from: count(0, Number.MAX_SAFE_INTEGER).optional().meta({
+        description:
+          'Only changes after this index, without a snapshot; a snapshot comes all the same when they are not kept any more.',
+      }),
+    }),
+    stream: 'events',
+    faults: [],
+  }),
+}
