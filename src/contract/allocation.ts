@@ -4,6 +4,7 @@ import { AllocationId, Name, NodeId } from '../model/ids.ts'
 import { signalNames } from '../model/job.ts'
 import { endpoint } from './endpoint.ts'
 import { count, Flag, Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { routes } from './routes.ts'
 
 export const PublicAllocation = z
   .object({
@@ -79,8 +80,7 @@ export type ExecRequest = z.infer<typeof ExecRequest>
 
 export const allocationEndpoints = {
   listAllocations: endpoint({
-    method: 'GET',
-    path: '/v1/allocations',
+    ...routes.listAllocations,
     role: 'compute:read',
     summary: 'Lists allocations by id.',
     query: z.strictObject({
@@ -98,8 +98,7 @@ export const allocationEndpoints = {
     faults: [],
   }),
   getAllocation: endpoint({
-    method: 'GET',
-    path: '/v1/allocations/:allocation',
+    ...routes.getAllocation,
     role: 'compute:read',
     summary: 'Shows an allocation.',
     params,
@@ -107,8 +106,7 @@ export const allocationEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   stopAllocation: endpoint({
-    method: 'POST',
-    path: '/v1/allocations/:allocation/stop',
+    ...routes.stopAllocation,
     role: 'compute:write',
     summary: 'Ends an allocation; its slot gets a new one while the job wants the copy.',
     params,
@@ -116,8 +114,7 @@ export const allocationEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   restartAllocation: endpoint({
-    method: 'POST',
-    path: '/v1/allocations/:allocation/restart',
+    ...routes.restartAllocation,
     role: 'compute:write',
     summary: 'Restarts the tasks of an allocation in place.',
     params,
@@ -125,8 +122,7 @@ export const allocationEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   signalAllocation: endpoint({
-    method: 'POST',
-    path: '/v1/allocations/:allocation/signal',
+    ...routes.signalAllocation,
     role: 'compute:connect',
     summary: 'Sends a signal to a task, or to all running tasks of an allocation.',
     params,
@@ -135,8 +131,7 @@ export const allocationEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   allocationStats: endpoint({
-    method: 'GET',
-    path: '/v1/allocations/:allocation/stats',
+    ...routes.allocationStats,
     role: 'compute:read',
     summary: 'Says what the tasks of an allocation use now.',
     params,
@@ -144,8 +139,7 @@ export const allocationEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   allocationLogs: endpoint({
-    method: 'GET',
-    path: '/v1/allocations/:allocation/logs',
+    ...routes.allocationLogs,
     role: 'compute:read',
     summary: 'Streams the output of a task; of an ended one too, as long as its node keeps it.',
     params,
@@ -157,16 +151,13 @@ export const allocationEndpoints = {
       follow: Flag.default(false).meta({ description: 'Go on as the task writes, until it has ended.' }),
       tail: count(0, 1_000_000).optional().meta({ description: 'Start this many lines before the end.' }),
     }),
-    stream: 'octets',
     faults: ['not_found', 'conflict'],
   }),
   execAllocation: endpoint({
-    method: 'GET',
-    path: '/v1/allocations/:allocation/exec',
+    ...routes.execAllocation,
     role: 'compute:connect',
     summary: 'Runs a command inside a task, over a WebSocket whose first message is an ExecRequest.',
     params,
-    stream: 'websocket',
     faults: ['not_found', 'conflict'],
   }),
 }

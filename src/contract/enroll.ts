@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { Name, NodeId } from '../model/ids.ts'
 import { endpoint } from './endpoint.ts'
+import { routes } from './routes.ts'
 
 const Pem = z.string().max(16_384)
 const Csr = Pem.startsWith('-----BEGIN', 'must be a certificate request in PEM')
@@ -8,8 +9,7 @@ const Csr = Pem.startsWith('-----BEGIN', 'must be a certificate request in PEM')
 /** How a machine becomes a node, and stays one. */
 export const enrollEndpoints = {
   enroll: endpoint({
-    method: 'POST',
-    path: '/v1/enroll',
+    ...routes.enroll,
     role: 'public',
     summary: 'Buys a certificate for a machine with a join token.',
     body: z.strictObject({
@@ -22,8 +22,7 @@ export const enrollEndpoints = {
     faults: ['conflict', 'exhausted'],
   }),
   renew: endpoint({
-    method: 'POST',
-    path: '/v1/renew',
+    ...routes.renew,
     role: 'agent',
     summary: 'Exchanges the certificate that the connection shows for a new one.',
     body: z.strictObject({ csr: Csr }),

@@ -3,6 +3,7 @@ import { Name } from '../model/ids.ts'
 import type { Event } from '../model/records.ts'
 import { endpoint } from './endpoint.ts'
 import { count, Index, Reference, Time } from './fields.ts'
+import { routes } from './routes.ts'
 
 export const PublicEvent = z
   .object({
@@ -35,8 +36,7 @@ export function publicEvent({ id, at, level, kind, message, job, allocation, tas
 
 export const eventEndpoints = {
   listEvents: endpoint({
-    method: 'GET',
-    path: '/v1/events',
+    ...routes.listEvents,
     role: 'compute:read',
     summary: 'Lists what happened, oldest first: the newest `limit`, or those that follow `after`.',
     query: z.strictObject({

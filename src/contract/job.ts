@@ -7,6 +7,7 @@ import { PublicAllocation } from './allocation.ts'
 import { endpoint } from './endpoint.ts'
 import { Index, pageAnswer, pageQuery, Time } from './fields.ts'
 import { redactSpec } from './redact.ts'
+import { routes } from './routes.ts'
 
 /** A spec in an answer: canonical, secrets hidden. A newer control plane may know more keys than this program does. */
 export const CanonicalSpec = z
@@ -147,8 +148,7 @@ export type PlanAnswer = z.infer<typeof PlanAnswer>
 
 export const jobEndpoints = {
   listJobs: endpoint({
-    method: 'GET',
-    path: '/v1/jobs',
+    ...routes.listJobs,
     role: 'compute:read',
     summary: 'Lists jobs by name.',
     query: z.strictObject({ ...pageQuery }),
@@ -156,8 +156,7 @@ export const jobEndpoints = {
     faults: [],
   }),
   getJob: endpoint({
-    method: 'GET',
-    path: '/v1/jobs/:job',
+    ...routes.getJob,
     role: 'compute:read',
     summary: 'Shows a job: its newest spec, its slots and its newest allocations.',
     params,
@@ -171,8 +170,7 @@ export const jobEndpoints = {
     faults: ['not_found'],
   }),
   applyJob: endpoint({
-    method: 'PUT',
-    path: '/v1/jobs/:job',
+    ...routes.applyJob,
     role: 'compute:write',
     summary: 'Makes a spec what is wanted; the same spec again changes nothing. Starts a stopped job again.',
     params,
@@ -188,8 +186,7 @@ export const jobEndpoints = {
     faults: ['conflict'],
   }),
   planJob: endpoint({
-    method: 'POST',
-    path: '/v1/jobs/plan',
+    ...routes.planJob,
     role: 'compute:read',
     summary: 'Says what applying a spec would change and do, and does nothing.',
     body: z.strictObject({ spec: JobSpec }),
@@ -197,8 +194,7 @@ export const jobEndpoints = {
     faults: [],
   }),
   stopJob: endpoint({
-    method: 'POST',
-    path: '/v1/jobs/:job/stop',
+    ...routes.stopJob,
     role: 'compute:write',
     summary: 'Wants a job zero times; its history stays.',
     params,
@@ -206,8 +202,7 @@ export const jobEndpoints = {
     faults: ['not_found'],
   }),
   restartJob: endpoint({
-    method: 'POST',
-    path: '/v1/jobs/:job/restart',
+    ...routes.restartJob,
     role: 'compute:write',
     summary: 'Restarts the tasks of a job; finished copies of a batch job run again.',
     params,
@@ -215,8 +210,7 @@ export const jobEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   revertJob: endpoint({
-    method: 'POST',
-    path: '/v1/jobs/:job/revert',
+    ...routes.revertJob,
     role: 'compute:write',
     summary: 'Makes an earlier spec what is wanted, as a new version.',
     params,
@@ -227,8 +221,7 @@ export const jobEndpoints = {
     faults: ['not_found'],
   }),
   jobHistory: endpoint({
-    method: 'GET',
-    path: '/v1/jobs/:job/history',
+    ...routes.jobHistory,
     role: 'compute:read',
     summary: 'Lists the kept versions of a job, newest first.',
     params,
@@ -236,8 +229,7 @@ export const jobEndpoints = {
     faults: ['not_found'],
   }),
   jobAllocations: endpoint({
-    method: 'GET',
-    path: '/v1/jobs/:job/allocations',
+    ...routes.jobAllocations,
     role: 'compute:read',
     summary: 'Lists all kept allocations of a job, newest first.',
     params,
@@ -245,8 +237,7 @@ export const jobEndpoints = {
     faults: ['not_found'],
   }),
   purgeJob: endpoint({
-    method: 'DELETE',
-    path: '/v1/jobs/:job',
+    ...routes.purgeJob,
     role: 'compute:write',
     summary: 'Removes a stopped job with its history.',
     params,

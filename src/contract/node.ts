@@ -3,6 +3,7 @@ import { NodeId } from '../model/ids.ts'
 import { type Node, NodeFacts, nodePhases } from '../model/node.ts'
 import { endpoint } from './endpoint.ts'
 import { Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { routes } from './routes.ts'
 
 export const PublicNode = z
   .object({
@@ -45,8 +46,7 @@ const answer = z.object({ node: PublicNode, index: Index })
 
 export const nodeEndpoints = {
   listNodes: endpoint({
-    method: 'GET',
-    path: '/v1/nodes',
+    ...routes.listNodes,
     role: 'compute:read',
     summary: 'Lists nodes by id, with what is reserved on each.',
     query: z.strictObject({ ...pageQuery }),
@@ -54,8 +54,7 @@ export const nodeEndpoints = {
     faults: [],
   }),
   getNode: endpoint({
-    method: 'GET',
-    path: '/v1/nodes/:node',
+    ...routes.getNode,
     role: 'compute:read',
     summary: 'Shows a node.',
     params,
@@ -63,8 +62,7 @@ export const nodeEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   drainNode: endpoint({
-    method: 'POST',
-    path: '/v1/nodes/:node/drain',
+    ...routes.drainNode,
     role: 'admin:write',
     summary: 'Moves everything off a node, or ends that.',
     params,
@@ -82,8 +80,7 @@ export const nodeEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   setNodeEligible: endpoint({
-    method: 'POST',
-    path: '/v1/nodes/:node/eligible',
+    ...routes.setNodeEligible,
     role: 'admin:write',
     summary: 'Opens a node to new work, ending a drain, or closes it.',
     params,
@@ -92,8 +89,7 @@ export const nodeEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   labelNode: endpoint({
-    method: 'PATCH',
-    path: '/v1/nodes/:node',
+    ...routes.labelNode,
     role: 'admin:write',
     summary: 'Sets labels of a node, and removes those given as null.',
     params,
@@ -106,8 +102,7 @@ export const nodeEndpoints = {
     faults: ['not_found', 'conflict'],
   }),
   forgetNode: endpoint({
-    method: 'DELETE',
-    path: '/v1/nodes/:node',
+    ...routes.forgetNode,
     role: 'admin:write',
     summary: 'Removes a node that will not come back; its certificate is worthless from then on.',
     params,

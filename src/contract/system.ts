@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
 import { Index, Time } from './fields.ts'
+import { routes } from './routes.ts'
 
 export const Status = z
   .object({
@@ -20,35 +21,30 @@ export type Status = z.infer<typeof Status>
 
 export const systemEndpoints = {
   health: endpoint({
-    method: 'GET',
-    path: '/v1/health',
+    ...routes.health,
     role: 'public',
     summary: 'Answers when the control plane can serve; says nothing else.',
     answer: z.object({ ok: z.literal(true) }),
     faults: [],
   }),
   status: endpoint({
-    method: 'GET',
-    path: '/v1/status',
+    ...routes.status,
     role: 'compute:read',
     summary: 'Says what the control plane is and holds.',
     answer: Status,
     faults: [],
   }),
   openapi: endpoint({
-    method: 'GET',
-    path: '/v1/openapi.json',
+    ...routes.openapi,
     role: 'public',
     summary: 'This document.',
     answer: z.record(z.string(), z.unknown()),
     faults: [],
   }),
   metrics: endpoint({
-    method: 'GET',
-    path: '/v1/metrics',
+    ...routes.metrics,
     role: 'admin:read',
     summary: 'Metrics in the Prometheus text format.',
-    stream: 'octets',
     faults: [],
   }),
 }

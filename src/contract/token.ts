@@ -3,6 +3,7 @@ import { Name, TokenId } from '../model/ids.ts'
 import { type AccessToken, accessRoles, type JoinToken } from '../model/records.ts'
 import { endpoint } from './endpoint.ts'
 import { Time } from './fields.ts'
+import { routes } from './routes.ts'
 
 export const PublicToken = z
   .object({
@@ -41,16 +42,14 @@ const params = z.strictObject({ token: Name.meta({ description: 'Its name or its
 
 export const tokenEndpoints = {
   listTokens: endpoint({
-    method: 'GET',
-    path: '/v1/tokens',
+    ...routes.listTokens,
     role: 'admin:read',
     summary: 'Lists service accounts.',
     answer: z.object({ tokens: z.array(PublicToken) }),
     faults: [],
   }),
   createToken: endpoint({
-    method: 'POST',
-    path: '/v1/tokens',
+    ...routes.createToken,
     role: 'admin:write',
     summary: 'Creates a service account and its token.',
     body: z.strictObject({
@@ -68,24 +67,21 @@ export const tokenEndpoints = {
     faults: ['conflict'],
   }),
   revokeToken: endpoint({
-    method: 'DELETE',
-    path: '/v1/tokens/:token',
+    ...routes.revokeToken,
     role: 'admin:write',
     summary: 'Revokes a service account; its token is worthless at once.',
     params,
     faults: ['not_found'],
   }),
   listJoinTokens: endpoint({
-    method: 'GET',
-    path: '/v1/join-tokens',
+    ...routes.listJoinTokens,
     role: 'admin:read',
     summary: 'Lists join tokens.',
     answer: z.object({ tokens: z.array(PublicJoinToken) }),
     faults: [],
   }),
   createJoinToken: endpoint({
-    method: 'POST',
-    path: '/v1/join-tokens',
+    ...routes.createJoinToken,
     role: 'admin:write',
     summary: 'Creates a token with which machines join.',
     body: z.strictObject({
@@ -102,8 +98,7 @@ export const tokenEndpoints = {
     faults: ['conflict'],
   }),
   revokeJoinToken: endpoint({
-    method: 'DELETE',
-    path: '/v1/join-tokens/:token',
+    ...routes.revokeJoinToken,
     role: 'admin:write',
     summary: 'Revokes a join token; nodes that joined with it stay.',
     params,

@@ -4,9 +4,10 @@ import { keyOf, type Tables } from '../model/records.ts'
 import { PublicAllocation, publicAllocation } from './allocation.ts'
 import { endpoint } from './endpoint.ts'
 import { PublicEvent, publicEvent } from './event.ts'
-import { count, Index, list, Time } from './fields.ts'
+import { count, Index, list } from './fields.ts'
 import { PublicJob, PublicSlot, publicJob, publicSlot } from './job.ts'
 import { PublicNode, publicNode } from './node.ts'
+import { routes } from './routes.ts'
 
 /** What may be watched, and what its rows look like from outside. */
 export const watchTables = ['jobs', 'allocations', 'nodes', 'slots', 'events'] as const
@@ -39,15 +40,19 @@ export const jobOf: { [T in WatchTable]: (row: Tables[T]) => string | undefined 
 }
 
 type RowOf<T extends WatchTable> = T extends WatchTable
-  ? { table: T; key: string; row: z.infer<(typeof watchRows)[T]> }
+  ? { index: number; table: T; key: string; row: z.infer<(typeof watchRows)[T]> }
   : never
 type ChangeOf<T extends WatchTable> = T extends WatchTable
-  ? { table: T; key: string; row: z.infer<(typeof watchRows)[T]> | null }
+  ? { index: number; table: T; key: string; row: z.infer<(typeof watchRows)[T]> | null }
   : never
+
+const Row = z
+  .record(z.string(), z.unknown())
+  .meta({ description: 'Shaped by its table: a Job, Allocation, Node, Slot or Event.' })
 
 /** `snapshot-row`: one row of the state that the watch begins with. */
 export const SnapshotRow = z
-  .object({ table: z.enum(watchTables), key: z.string(), row: z.record(z.string(), z.unknown()) })
+  .object({ index: Index, table: z.enum(watchTables), key: z.string(), row: Row })
   .meta({ id: 'SnapshotRow' })
 export type SnapshotRow = RowOf<WatchTable>
 
@@ -55,27 +60,16 @@ export type SnapshotRow = RowOf<WatchTable>
 export const SnapshotEnd = z.object({ index: Index }).meta({ id: 'SnapshotEnd' })
 export type SnapshotEnd = z.infer<typeof SnapshotEnd>
 
-/** `change`: what one commit changed of the watched tables; a row is null when it is gone. */
+/** `change`: one row as a commit left it; null when it is gone. A commit of several changes sends several of these. */
 export const WatchChange = z
-  .object({
-    index: Index,
-    at: Time,
-    changes: z.array(
-      z.object({
-        table: z.enum(watchTables),
-        key: z.string(),
-        row: z.record(z.string(), z.unknown()).nullable(),
-      }),
-    ),
-  })
+  .object({ index: Index, table: z.enum(watchTables), key: z.string(), row: Row.nullable() })
   .meta({ id: 'WatchChange' })
-export interface WatchChange {
-  index: number
-  at: number
-  changes: ChangeOf<WatchTable>[]
-}
+export type WatchChange = ChangeOf<WatchTable>
 
-/** The event names of the stream; `fault` (a Problem) ends it. Each `change` and `snapshot-end` has its index as id. */
+/**
+ * The event names of the stream; `fault` (a Problem) ends it. `change` and `snapshot-end` have their index as id: who
+ * was cut off in the middle of a commit asks again from one index earlier, since a row may come twice.
+ */
 export const watchEvents = {
   'snapshot-row': SnapshotRow,
   'snapshot-end': SnapshotEnd,
@@ -84,8 +78,7 @@ export const watchEvents = {
 
 export const watchEndpoints = {
   watch: endpoint({
-    method: 'GET',
-    path: '/v1/watch',
+    ...routes.watch,
     role: 'compute:read',
     summary: 'Streams a snapshot and then every change, as server-sent events.',
     query: z.strictObject({
@@ -95,10 +88,9 @@ export const watchEndpoints = {
       job: Name.optional().meta({ description: 'Only rows of this job; nodes are then left out.' }),
       from: count(0, Number.MAX_SAFE_INTEGER).optional().meta({
         description:
-          'Only changes after this index, without a snapshot; a snapshot comes all the same when they are not kept any more.',
+          'Only changes after this index, without a snapshot. A fault `exhausted` when they are not kept any more.',
       }),
     }),
-    stream: 'events',
-    faults: [],
+    faults: ['exhausted'],
   }),
 }

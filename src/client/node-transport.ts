@@ -1,0 +1,188 @@
+import type { IncomingMessage } from 'node:http'
+import { Agent, request as httpsRequest } from 'node:https'
+import type { WebSocket } from 'ws'
+import { Fault } from '../model/fault.ts'
+import { fetchAuthority, fingerprintOf } from './authority.ts'
+import { readJson } from './read-reply.ts'
+import type { Transport, TransportReply, TransportRequest } from './transport.ts'
+
+export interface NodeTransportOptions {
+  /** Such as `https://control.example:7447`. */
+  url: string
+  token?: string | undefined
+  /** The authority's certificate, PEM. Without it, it is fetched and checked against the fingerprint. */
+  ca?: string | undefined
+  /** SHA-256 of the authority's certificate, hex. */
+  caFingerprint?: string | undefined
+  /** What to suggest when nothing can be reached; ends the sentence. */
+  remedy?: string | undefined
+}
+
+/**
+ * HTTPS with connections kept alive, believing one authority and no other. The host name is not looked at: a control
+ * plane is reached by many names, and its authority certifies nobody else as a server.
+ */
+export function nodeTransport(options: NodeTransportOptions): Transport {
+  const url = checkUrl(options.url)
+  const headers = {
+    accept: 'application/json',
+    ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
+  }
+  let agent: Promise<Agent> | undefined
+  const trusted = (signal?: AbortSignal) => {
+    agent ??= createAgent(options, signal)
+    agent.catch(() => {
+      agent = undefined
+    })
+    return agent
+  }
+  const say = (error: unknown) => connectionFault(error, url, options.remedy)
+  return {
+    url,
+    request: async (wanted) => {
+      const chosen = await trusted(wanted.signal).catch((error: unknown) => Promise.reject(say(error)))
+      return send(url, chosen, headers, wanted).catch((error: unknown) => {
+        throw wanted.signal?.aborted ? wanted.signal.reason : say(error)
+      })
+    },
+    socket: async (path, { signal }) => {
+      const chosen = await trusted(signal).catch((error: unknown) => Promise.reject(say(error)))
+      return openSocket(url, chosen, headers, path, signal).catch((error: unknown) => {
+        throw signal?.aborted ? signal.reason : say(error)
+      })
+    },
+    [Symbol.asyncDispose]: async () => {
+      const open = await agent?.catch(() => undefined)
+      open?.destroy()
+    },
+  }
+}
+
+function checkUrl(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url?.protocol === 'https:' && url.username === '' && url.password === '') return url.origin
+  throw new Fault('invalid', `"${text}" is not the address of a control plane; write it like "https://host:7447"`)
+}
+
+async function createAgent({ url, ca, caFingerprint }: NodeTransportOptions, signal?: AbortSignal): Promise<Agent> {
+  if (ca === undefined && caFingerprint === undefined) {
+    throw new Fault(
+      'invalid',
+      `nothing says how to recognise the control plane at ${url}: give the fingerprint of its authority`,
+    )
+  }
+  if (
+    ca !== undefined &&
+    caFingerprint !== undefined &&
+    fingerprintOf(ca) !== caFingerprint.replaceAll(':', '').toLowerCase()
+  ) {
+    throw new Fault(
+      'invalid',
+      `the authority that is kept for ${url} does not have the fingerprint that is kept with it`,
+    )
+  }
+  const trusted = ca ?? (await fetchAuthority({ url, fingerprint: caFingerprint ?? '', signal }))
+  return new Agent({ keepAlive: true, ca: trusted, checkServerIdentity: () => undefined, ALPNProtocols: ['http/1.1'] })
+}
+
+function send(
+  url: string,
+  agent: Agent,
+  headers: Record<string, string>,
+  wanted: TransportRequest,
+  again = true,
+): Promise<TransportReply> {
+  const { method, path, body, quietMs, signal } = wanted
+  return new Promise((resolve, reject) => {
+    const request = httpsRequest(`${url}${path}`, {
+      method,
+      agent,
+      headers: {
+        ...headers,
+        ...(body === undefined
+          ? {}
+          : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+      },
+      ...(signal ? { signal } : {}),
+    })
+    request.setTimeout(quietMs, () => {
+      request.destroy(new Fault('unavailable', `nothing came from ${url} for ${Math.round(quietMs / 1000)} s`))
+    })
+    request.once('error', (error: NodeJS.ErrnoException) => {
+      // A kept connection may have been closed by the other side just now: that says nothing about the server.
+      const stale = request.reusedSocket && (error.code === 'ECONNRESET' || error.code === 'EPIPE')
+      if (stale && again) resolve(send(url, agent, headers, wanted, false))
+      else reject(error)
+    })
+    request.once('response', (response: IncomingMessage) => {
+      resolve({ status: response.statusCode ?? 0, body: response })
+    })
+    request.end(body)
+  })
+}
+
+async function openSocket(
+  url: string,
+  agent: Agent,
+  headers: Record<string, string>,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<WebSocket> {
+  // Only exec needs it.
+  const { WebSocket } = await import('ws')
+  signal?.throwIfAborted()
+  const socket = new WebSocket(`${url.replace(/^https/, 'wss')}${path}`, {
+    agent,
+    headers,
+    handshakeTimeout: 15_000,
+    perMessageDeflate: false,
+    maxPayload: 2 * 2 ** 20,
+  })
+  return new Promise((resolve, reject) => {
+    const onAbort = () => socket.terminate()
+    signal?.addEventListener('abort', onAbort, { once: true })
+    socket.once('unexpected-response', (_request, response: IncomingMessage) => {
+      readJson({ status: response.statusCode ?? 500, body: response }).then(
+        () => reject(new Fault('unavailable', `${url} does not speak WebSocket`)),
+        reject,
+      )
+    })
+    socket.once('error', reject)
+    socket.once('open', () => {
+      socket.off('error', reject)
+      resolve(socket)
+    })
+  })
+}
+
+/** What a failed connection means, in words. */
+function connectionFault(error: unknown, url: string, remedy = 'is the control plane running there?'): unknown {
+  if (error instanceof Fault) return error
+  const code = (error as NodeJS.ErrnoException | AggregateError).code ?? ''
+  const cannot = `cannot reach the control plane at ${url}`
+  if (code === 'ECONNREFUSED') return new Fault('unavailable', `${cannot}: nothing listens there; ${remedy}`)
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
+    return new Fault('unavailable', `${cannot}: its name cannot be resolved; check the address`)
+  }
+  if (code === 'CERT_HAS_EXPIRED') {
+    return new Fault('unavailable', `${cannot}: its certificate has expired; restart it to have a new one made`)
+  }
+  if (untrusted.has(code)) {
+    return new Fault(
+      'unauthenticated',
+      `what listens at ${url} shows a certificate of another authority; it is another control plane, or this one was set up anew`,
+    )
+  }
+  const reason = error instanceof Error ? error.message : String(error)
+  return new Fault('unavailable', `${cannot}: ${reason}`, { cause: error })
+}
+
+const untrusted = new Set([
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'UNABLE_TO_GET_ISSUER_CERT',
+  'CERT_SIGNATURE_FAILURE',
+  'INVALID_PURPOSE',
+])

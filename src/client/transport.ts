@@ -1,0 +1,27 @@
+import type { Readable } from 'node:stream'
+import type { WebSocket } from 'ws'
+
+/** How a client reaches a control plane. Over the network it is `nodeTransport`; tests hand in what they like. */
+export interface Transport extends AsyncDisposable {
+  /** For people: where requests go. */
+  readonly url: string
+  /** Rejects with a Fault `unavailable` when no answer came. Aborting `signal` ends the request and its answer. */
+  request(request: TransportRequest): Promise<TransportReply>
+  /** Opens a WebSocket; rejects with the Fault that the server answered. */
+  socket(path: string, options: { signal?: AbortSignal | undefined }): Promise<WebSocket>
+}
+
+export interface TransportRequest {
+  method: string
+  /** With its query. */
+  path: string
+  body?: string | undefined
+  /** Longest silence before and during the answer; 0 without a limit. */
+  quietMs: number
+  signal?: AbortSignal | undefined
+}
+
+export interface TransportReply {
+  status: number
+  body: Readable
+}
