@@ -35,15 +35,10 @@ export class Database implements Disposable {
 
   /** Rows as arrays of their columns, read as they are asked for. */
   *rows<Row extends Value[]>(sql: string, ...values: Value[]): Generator<Row> {
-    const rows = this.#attempt(() => this.#prepare(sql, values).iterate(...values))[Symbol.iterator]()
     try {
-      for (;;) {
-        const next = this.#attempt(() => rows.next())
-        if (next.done) return
-        yield next.value as unknown as Row
-      }
-    } finally {
-      rows.return?.()
+      for (const row of this.#prepare(sql, values).iterate(...values)) yield row as unknown as Row
+    } catch (error) {
+      throw databaseFault(error, this.path)
     }
   }
 

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
+import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import type { Engine } from '../engine.ts'
 import type { Entry } from '../entry.ts'
@@ -13,13 +14,16 @@ import { openStateFile, prepareDirectory } from './state-file.ts'
 export interface SqliteEngineOptions {
   /** Created when missing, for its owner only. */
   directory: string
+  clock: Clock
   checkpointAfter?: CheckpointAfter
   kept?: Kept
-  /** Told when work behind the log fails; it is tried again after the next append. */
+  /** Told when work behind the log fails; it is tried again later. */
   onError?: (error: unknown) => void
 }
 
 const MiB = 1024 * 1024
+/** Without an append for so long, the thread is told to do what it has put off. */
+const restAfterMs = 50
 
 /**
  * State in one SQLite file. It is read here, at once, before anybody waits; from then on a thread of its own owns it.
@@ -44,6 +48,9 @@ class SqliteEngine implements Engine {
   /** Who waits for an answer, in the order of their requests. */
   readonly #waiting: PromiseWithResolvers<Entry[]>[] = []
   #worker: Worker | undefined
+  #appends = 0
+  #isWatching = false
+  readonly #end = new AbortController()
   #broken: Fault | undefined
   #closing: Promise<void> | undefined
 
@@ -61,6 +68,8 @@ class SqliteEngine implements Engine {
   }
 
   async append(entries: readonly Entry[]): Promise<void> {
+    this.#appends++
+    this.#watchForRest().catch(() => {}) // ends with the engine
     await this.#ask({ kind: 'append', entries })
   }
 
@@ -86,6 +95,18 @@ class SqliteEngine implements Engine {
     worker.on('error', (error) => this.#break(error))
     worker.on('exit', () => this.#break(undefined))
     return worker
+  }
+
+  /** Begun by the first append after a rest; ends by telling of the next one. */
+  async #watchForRest(): Promise<void> {
+    if (this.#isWatching) return
+    this.#isWatching = true
+    for (let seen = -1; seen !== this.#appends || this.#waiting.length > 0; ) {
+      seen = this.#appends
+      await this.#options.clock.sleep(restAfterMs, { signal: this.#end.signal })
+    }
+    this.#isWatching = false
+    this.#worker?.postMessage({ kind: 'rest' } satisfies Request)
   }
 
   #ask(request: Request): Promise<Entry[]> {
@@ -118,6 +139,7 @@ class SqliteEngine implements Engine {
   }
 
   async #close(): Promise<void> {
+    this.#end.abort()
     try {
       if (this.#worker !== undefined && this.#broken === undefined) {
         const ended = once(this.#worker, 'exit')

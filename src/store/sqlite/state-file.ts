@@ -26,7 +26,7 @@ export function openStateFile(path: string): Database {
     database.exec('PRAGMA journal_mode = WAL')
     database.exec(synchronousFull)
     database.exec('PRAGMA fullfsync = 1; PRAGMA checkpoint_fullfsync = 1')
-    database.exec('PRAGMA journal_size_limit = 67108864')
+    database.exec('PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000')
     return database
   } catch (error) {
     database.close()

@@ -6,15 +6,22 @@ import type { WorkerOptions } from './protocol.ts'
 import { openStateFile } from './state-file.ts'
 import { StateLog } from './state-log.ts'
 
+/** How much more log may gather while there is no pause in the writing. */
+const patience = 8
+
+/** Characters given to a follower at once. */
+const maxReadLength = 2 * 1024 * 1024
+
 /** The database while it is open for writing: the log, and behind it the checkpoint and the compaction. */
 export class StateKeeper {
   readonly #options: WorkerOptions
   readonly #database: Database
   readonly #log: StateLog
   readonly #checkpoint: Checkpoint
-  /** Bytes of the log when the last checkpoint was complete; appends since then are the difference. */
-  #bytesSince = 0
+  /** Appended since the last checkpoint was complete. */
+  #bytesBehind = 0
   #isFolding = false
+  #isResting = false
   #isClosed = false
 
   constructor(options: WorkerOptions) {
@@ -25,24 +32,37 @@ export class StateKeeper {
   }
 
   append(entries: readonly Entry[]): void {
+    this.#isResting = false
     this.#log.append(entries)
-    for (const { changes } of entries) this.#bytesSince += changes.length
+    for (const { changes } of entries) this.#bytesBehind += changes.length
   }
 
   read(after: number, limit: number): Entry[] {
-    return this.#log.read(after, limit)
+    return this.#log.read(after, limit, maxReadLength)
+  }
+
+  /** Nobody writes: until the next append is a good time for what is due. */
+  rest(): void {
+    this.#isResting = true
   }
 
   /** One short piece of the work behind the log; false when there is nothing to do now. */
   step(): boolean {
     if (this.#isClosed) return false
-    const { checkpointAfter, kept } = this.#options
-    const behind = this.#log.newest - this.#checkpoint.index
-    this.#isFolding ||= behind > checkpointAfter.entries || this.#bytesSince > checkpointAfter.bytes
-    if (this.#isFolding && this.#checkpoint.step()) return true
-    if (this.#isFolding) this.#bytesSince = 0
-    this.#isFolding = false
+    this.#isFolding ||= this.#isCheckpointDue(this.#isResting ? 1 : patience)
+    if (this.#isFolding) {
+      if (this.#checkpoint.step()) return true
+      this.#isFolding = false
+      this.#bytesBehind = 0
+    }
+    const { kept } = this.#options
     return compactStep(this.#database, this.#log, { checkpoint: this.#checkpoint.index, kept })
+  }
+
+  #isCheckpointDue(patience: number): boolean {
+    const { entries, bytes } = this.#options.checkpointAfter
+    const entriesBehind = this.#log.newest - this.#checkpoint.index
+    return entriesBehind > entries * patience || this.#bytesBehind > bytes * patience
   }
 
   /** Folds all that is left, so that the next start has only rows to read. */

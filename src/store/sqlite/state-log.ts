@@ -2,9 +2,6 @@ import { Fault } from '../../model/fault.ts'
 import type { Entry } from '../entry.ts'
 import type { Database } from './database.ts'
 
-/** Entries read at once are cut off after this many characters. */
-const maxReadLength = 4 * 1024 * 1024
-
 /** The log table: appends that are durable when they return, and reads. */
 export class StateLog {
   readonly #database: Database
@@ -51,7 +48,8 @@ export class StateLog {
     this.bytes += bytes
   }
 
-  read(after: number, limit: number): Entry[] {
+  /** At most `limit` entries, and none after `maxLength` characters were read. */
+  read(after: number, limit: number, maxLength: number): Entry[] {
     const found: Entry[] = []
     let length = 0
     const rows = this.#database.rows<[number, number, string]>(
@@ -63,7 +61,7 @@ export class StateLog {
       if (index > this.#newest) break
       found.push({ index, at, changes })
       length += changes.length
-      if (length > maxReadLength) break
+      if (length > maxLength) break
     }
     return found
   }

@@ -5,7 +5,7 @@ import { StateKeeper } from './state-keeper.ts'
 
 /**
  * The thread that owns the database, so that nobody else ever waits for the disk. Requests come first; checkpoint and
- * compaction go in short steps, one for each turn of the event loop.
+ * compaction go in short steps, one for each turn of the event loop, and preferably while nobody writes.
  */
 const port = parentPort
 if (port === null) throw new Error('this file runs as a worker thread')
@@ -14,13 +14,13 @@ const keeper = new StateKeeper(workerData as WorkerOptions)
 let isStepPlanned = false
 
 port.on('message', (request: Request) => {
-  port.postMessage(attempt(() => answer(request)))
-  if (request.kind === 'append') planStep()
+  if (request.kind === 'rest') keeper.rest()
+  else port.postMessage(attempt(() => answer(request)))
   if (request.kind === 'close') port.close()
+  planStep()
 })
-planStep()
 
-function answer(request: Request): Answer {
+function answer(request: Exclude<Request, { kind: 'rest' }>): Answer {
   switch (request.kind) {
     case 'append':
       keeper.append(request.entries)
