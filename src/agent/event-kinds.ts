@@ -1,0 +1,25 @@
+/** The closed vocabulary of what an agent tells people; each comes with one clear sentence. */
+export const eventKinds = {
+  agentRecovered: 'agent.recovered',
+  agentLedgerLost: 'agent.ledger-lost',
+  leftoverRemoved: 'agent.leftover-removed',
+  allocationComplete: 'allocation.complete',
+  allocationFailed: 'allocation.failed',
+  allocationStopped: 'allocation.stopped',
+  artifactFetching: 'artifact.fetching',
+  artifactFetched: 'artifact.fetched',
+  taskPreparing: 'task.preparing',
+  taskPrepareFailed: 'task.prepare-failed',
+  taskStarted: 'task.started',
+  taskStartFailed: 'task.start-failed',
+  taskExited: 'task.exited',
+  taskVanished: 'task.vanished',
+  taskOutOfMemory: 'task.out-of-memory',
+  taskRestarting: 'task.restarting',
+  taskHealthy: 'task.healthy',
+  taskUnhealthy: 'task.unhealthy',
+  taskStopping: 'task.stopping',
+  taskFailed: 'task.failed',
+  removeFailed: 'allocation.remove-failed',
+} as const
+export type EventKind = (typeof eventKinds)[keyof typeof eventKinds]

@@ -1,0 +1,137 @@
+import { type Clock, deadline } from '../kit/clock.ts'
+import type { Log } from '../kit/log.ts'
+import { Fault } from '../model/fault.ts'
+import type { NodeFacts } from '../model/node.ts'
+import type { ControlLink } from '../wire/link.ts'
+import type { AgentMessage, ControlMessage } from '../wire/messages.ts'
+import type { Allocations } from './allocations.ts'
+import type { Reporter } from './reporter.ts'
+
+export interface SessionOptions {
+  link: ControlLink
+  hello: Omit<Extract<AgentMessage, { type: 'hello' }>, 'type'>
+  clock: Clock
+  log: Log
+  allocations: Allocations
+  reporter: Reporter
+  /** Yields the facts each time they have changed. */
+  changedFacts: (options: { signal: AbortSignal }) => AsyncIterable<NodeFacts>
+  signal: AbortSignal
+}
+
+export type SessionEnd =
+  | { how: 'goodbye'; message: string; retryMs: number }
+  | { how: 'lost'; welcomed: boolean; error: unknown }
+
+/**
+ * One conversation with the control plane, from hello until either side ends it. It only carries: what is assigned
+ * goes to the allocations, what happens comes from the reporter, and neither cares whether a session lives.
+ */
+export async function converse(options: SessionOptions): Promise<SessionEnd> {
+  const { link, clock, reporter, allocations } = options
+  const over = new AbortController()
+  const signal = AbortSignal.any([options.signal, over.signal])
+  let welcomed = false
+  let failure: unknown
+  const background: Promise<void>[] = []
+  const besides = (work: Promise<void>) => {
+    background.push(
+      work.catch(async (error: unknown) => {
+        if (signal.aborted) return
+        failure ??= error
+        over.abort(error)
+      }),
+    )
+  }
+  try {
+    await link.send({ type: 'hello', ...options.hello })
+    for await (const message of inTime(link.messages, () => welcomed, { clock, signal })) {
+      if (message.type === 'goodbye') return { how: 'goodbye', message: message.message, retryMs: message.retryMs }
+      if (message.type === 'welcome') {
+        if (welcomed) throw new Fault('invalid', 'the control plane said welcome twice')
+        welcomed = true
+        besides(beat(link, message.beatMs, { clock, signal }))
+        besides(reporter.run((report) => link.send(report), { signal }))
+        besides(tellFacts(options, signal))
+      } else await take(message, { link, allocations, reporter })
+    }
+    return { how: 'lost', welcomed, error: failure ?? new Fault('unavailable', 'the control plane ended the session') }
+  } catch (error) {
+    return { how: 'lost', welcomed, error: failure ?? error }
+  } finally {
+    over.abort(new Fault('unavailable', 'the session is over'))
+    await Promise.all(background)
+    reporter.repeat()
+  }
+}
+
+async function take(
+  message: Exclude<ControlMessage, { type: 'welcome' | 'goodbye' }>,
+  { link, allocations, reporter }: Pick<SessionOptions, 'link' | 'allocations' | 'reporter'>,
+): Promise<void> {
+  switch (message.type) {
+    case 'noted':
+      reporter.noted(message.report)
+      return
+    case 'full':
+      await allocations.applyFull(message)
+      await link.send({ type: 'taken', version: message.version })
+      return
+    case 'delta':
+      if (await allocations.applyDelta(message)) await link.send({ type: 'taken', version: message.version })
+      else await link.send({ type: 'resync' })
+      return
+    default:
+      message satisfies never
+  }
+}
+
+async function beat(
+  link: ControlLink,
+  everyMs: number,
+  { clock, signal }: { clock: Clock; signal: AbortSignal },
+): Promise<void> {
+  while (!signal.aborted) {
+    await link.send({ type: 'beat' })
+    await clock.sleep(everyMs, { signal })
+  }
+}
+
+async function tellFacts({ link, changedFacts }: SessionOptions, signal: AbortSignal): Promise<void> {
+  for await (const facts of changedFacts({ signal })) await link.send({ type: 'facts', facts })
+}
+
+/** How long the control plane may take to answer a hello. */
+const welcomeMs = 15_000
+
+/** The messages until the signal fires; throws when the first does not come in time. */
+async function* inTime<T>(
+  messages: AsyncIterable<T>,
+  begun: () => boolean,
+  { clock, signal }: { clock: Clock; signal: AbortSignal },
+): AsyncGenerator<T> {
+  const iterator = messages[Symbol.asyncIterator]()
+  using limit = deadline(clock, welcomeMs)
+  const cut = Promise.withResolvers<never>()
+  cut.promise.catch(() => {})
+  const late = () => {
+    if (!begun()) cut.reject(new Fault('unavailable', `the control plane did not answer within ${welcomeMs / 1000} s`))
+  }
+  const end = () => cut.reject(signal.reason)
+  limit.signal.addEventListener('abort', late)
+  signal.addEventListener('abort', end)
+  if (signal.aborted) end()
+  try {
+    for (;;) {
+      const next = iterator.next()
+      next.catch(() => {})
+      const { done, value } = await Promise.race([next, cut.promise])
+      if (done) return
+      yield value
+    }
+  } finally {
+    signal.removeEventListener('abort', end)
+    // Not waited for: a generator that hangs in its own await cannot be ended from outside.
+    void Promise.resolve(iterator.return?.()).catch(() => {})
+  }
+}
