@@ -3,6 +3,7 @@ import type { Clock } from '../../kit/clock.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import type { Capabilities, Driver, Handle, PrepareOptions, TaskPlan } from '../driver.ts'
+import { EngineForm } from './engine/engine.ts'
 import type { Form } from './form.ts'
 import { ImageStore, type ImageUse } from './images/store.ts'
 import { probeRuntime } from './plain/probe.ts'
@@ -104,12 +105,35 @@ export class ContainerDriver implements Driver {
       }
       reasons.push(probe)
     }
+    if (wanted === undefined || wanted === 'docker' || wanted === 'podman') {
+      const found = await this.#findEngine()
+      if ('form' in found) return found
+      reasons.push(found)
+    }
     return {
       reason: reasons.map(({ reason }) => reason).join('; '),
       remedy: [...new Set(reasons.map(({ remedy }) => remedy))].join(', or '),
     }
   }
+
+  /** The first that answers; the one that was named, if one was. */
+  async #findEngine(): Promise<Choice> {
+    const { directory, clock, runtime: wanted, dockerHost } = this.#options
+    const reasons: string[] = []
+    for (const host of dockerHost === undefined ? engineSockets : [dockerHost]) {
+      try {
+        const form = await EngineForm.connect(host, { directory, clock, architecture: this.#architecture })
+        if (wanted === undefined || wanted === form.engine || dockerHost !== undefined) return { form }
+      } catch (error) {
+        reasons.push(sentence(error))
+      }
+    }
+    const reason = reasons.join('; ') || `no ${wanted} at ${engineSockets.join(' or ')}`
+    return { reason, remedy: 'start Docker or Podman, and set DOCKER_HOST if it is elsewhere' }
+  }
 }
+
+const engineSockets = ['unix:///run/docker.sock', 'unix:///run/podman/podman.sock']
 
 type Choice = { form: Form } | Refusal
 

@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs'
+import { constants } from 'node:os'
+import type { Exit } from '../driver.ts'
 
 /** Processes by more than their number, which the kernel gives to others once they are gone. */
 
@@ -31,6 +33,19 @@ export function isInCgroup(pid: number, cgroup: string): boolean {
   const dead = /^ [ZX]/.test(state.slice(state.lastIndexOf(')') + 1))
   return !dead && paths.some((path) => path.endsWith(`:${cgroup}`) || path.includes(`:${cgroup}/`))
 }
+
+/** Whether a process is of the container with this id, whichever way its engine names cgroups. */
+export function processHas(pid: number, containerId: string): boolean {
+  return readProc(`${pid}/cgroup`).includes(containerId)
+}
+
+/** 128 + n stands for death by signal n. */
+export function exitOf(code: number, outOfMemory: boolean): Exit {
+  const signal = code > 128 ? signalNames.get(code - 128) : undefined
+  return { code, ...(signal === undefined ? {} : { signal }), ...(outOfMemory && code !== 0 ? { outOfMemory } : {}) }
+}
+
+const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
 
 /** Tells whether it was there to get it. */
 export function sendSignal(pid: number, signal: NodeJS.Signals | number): boolean {

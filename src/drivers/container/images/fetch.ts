@@ -2,9 +2,10 @@ import { readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../../../kit/clock.ts'
-import { Fault } from '../../../model/fault.ts'
+import type { Fault } from '../../../model/fault.ts'
 import { formatSize } from '../../../model/units.ts'
 import { lastLine, runTool } from '../command.ts'
+import { pullFault, wrongArchitecture } from '../faults.ts'
 import { formatReference, isLoopback, type Reference } from './reference.ts'
 
 export interface Credentials {
@@ -85,33 +86,13 @@ async function bytesIn(layout: string): Promise<number> {
   return total
 }
 
-/** One sentence for each way this goes wrong. */
 async function explain(options: FetchOptions, access: string[], output: string): Promise<Fault> {
   const { reference, credentials, architecture } = options
-  const name = formatReference(reference)
-  const said = (pattern: RegExp) => pattern.test(output)
-  if (said(/no space left on device/i))
-    return new Fault('exhausted', `the disk is full: cannot pull image "${name}"; free space or lower the image budget`)
-  if (said(/no image found in (manifest list|image index) for architecture/i))
-    return wrongArchitecture(name, await offeredArchitectures(options, access), architecture)
-  if (said(/unauthorized|authentication required|access denied|invalid username\/password|denied:/i)) {
-    const help = credentials
-      ? `registry ${reference.registry} refused the credentials of user "${credentials.username}" for image "${name}"`
-      : `image "${name}" needs credentials (or does not exist); give the task "credentials"`
-    return new Fault('denied', help)
-  }
-  if (said(/manifest unknown|name unknown|not found|404/i))
-    return new Fault('not_found', `image "${name}" does not exist; check its name and tag`)
-  if (said(/toomanyrequests|429/i))
-    return new Fault('unavailable', `registry ${reference.registry} is limiting pulls of "${name}"; give credentials`)
-  if (said(/no such host|connection refused|i\/o timeout|dial tcp|tls:|x509|EOF|connection reset|timeout|50[0-4]/i))
-    return new Fault('unavailable', `cannot reach registry ${reference.registry} to pull "${name}": ${plain(output)}`)
-  return new Fault('unavailable', `cannot pull image "${name}": ${plain(output)}`)
-}
-
-export function wrongArchitecture(name: string, offered: readonly string[], wanted: string): Fault {
-  const offers = offered.length > 0 ? offered.join(', ') : 'other architectures'
-  return new Fault('invalid', `image "${name}" offers ${offers}, and this node is ${wanted}`)
+  const image = formatReference(reference)
+  if (/no image found in (manifest list|image index) for architecture/i.test(output))
+    return wrongArchitecture(image, await offeredArchitectures(options, access), architecture)
+  const { registry } = reference
+  return pullFault({ image, registry, username: credentials?.username, output, gist: gistOf(output) })
 }
 
 const Platforms = z.object({
@@ -133,7 +114,7 @@ async function offeredArchitectures({ reference, signal }: FetchOptions, access:
 }
 
 /** The end of the tool's own message, which it wraps in a log line. */
-function plain(output: string): string {
+function gistOf(output: string): string {
   const line = lastLine({ stdout: '', stderr: output })
   const message = /msg="((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? line
   return message.replaceAll('\\"', '"').split(': ').slice(-3).join(': ')

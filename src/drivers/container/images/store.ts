@@ -6,7 +6,8 @@ import { z } from 'zod'
 import type { Clock } from '../../../kit/clock.ts'
 import { Fault } from '../../../model/fault.ts'
 import { lastLine, runTool } from '../command.ts'
-import { type Credentials, fetchImage, wrongArchitecture } from './fetch.ts'
+import { neverPulled, wrongArchitecture } from '../faults.ts'
+import { type Credentials, fetchImage } from './fetch.ts'
 import { Digest, ImageFacts, readLayout } from './manifest.ts'
 import { formatReference, parseReference, type Reference } from './reference.ts'
 import { SharedWork } from './shared-work.ts'
@@ -45,8 +46,7 @@ export class ImageStore {
     const text = formatReference(reference)
     for (;;) {
       const here = options.pull === 'always' && reference.digest === undefined ? undefined : await this.#find(text)
-      if (!here && options.pull === 'never')
-        throw new Fault('not_found', `image "${text}" is not on this node, and the task says never to pull it`)
+      if (!here && options.pull === 'never') throw neverPulled(text)
       const key = JSON.stringify([text, options.credentials ?? null])
       const image = here ?? (await this.#pulls.join(key, options, (shared) => this.#pull(reference, options, shared)))
       const release = this.#claim(image.digest)
@@ -143,7 +143,7 @@ export class ImageStore {
       await fetchImage({ ...shared, clock: this.#clock, reference, credentials, authFile, architecture, layout })
       const facts = await readLayout(layout)
       if (facts.architecture !== architecture || facts.os !== 'linux')
-        throw wrongArchitecture(text, [`${facts.os}/${facts.architecture}`], `linux/${architecture}`)
+        throw wrongArchitecture(text, [platformOf(facts)], architecture)
       if (!existsSync(this.#at(facts.digest)))
         await this.#unpacks.join(facts.digest, shared, (asked) => this.#unpack(facts, text, layout, asked))
       const image = await this.get(facts.digest)
@@ -252,6 +252,11 @@ export interface ImageUse {
 
 const Ref = z.object({ reference: z.string(), digest: Digest })
 type Ref = z.infer<typeof Ref>
+
+/** Linux goes without saying. */
+function platformOf({ os, architecture }: ImageFacts): string {
+  return os === 'linux' ? architecture : `${os} ${architecture}`
+}
 
 function unpackFault(text: string, said: string): Fault {
   if (/no space left/i.test(said))

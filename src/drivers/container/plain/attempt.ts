@@ -1,9 +1,8 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
-import { constants } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Exit } from '../../driver.ts'
-import { isAlive, isInCgroup, type ProcessMark, parseStat } from '../processes.ts'
+import { exitOf, isAlive, isInCgroup, type ProcessMark, parseStat } from '../processes.ts'
 import { cgroupParent } from './cgroups.ts'
 
 /** One attempt as its files and the process table tell of it, to whichever agent asks. */
@@ -46,14 +45,7 @@ export class AttemptFiles {
   get exit(): Exit | undefined {
     const words = this.#line('exit')?.split(' ')
     if (words === undefined) return undefined
-    const code = Number(words[0])
-    const killed = Number(words[1])
-    const signal = code > 128 ? signalNames.get(code - 128) : undefined
-    return {
-      code,
-      ...(signal === undefined ? {} : { signal }),
-      ...(killed > 0 && code !== 0 ? { outOfMemory: true } : {}),
-    }
+    return exitOf(Number(words[0]), Number(words[1]) > 0)
   }
 
   /** How it stands; to be asked again when one of the files may have changed. */
@@ -100,5 +92,3 @@ function parseJson(text: string): unknown {
     return undefined
   }
 }
-
-const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))

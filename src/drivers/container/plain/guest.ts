@@ -6,6 +6,7 @@ import type { ExecRequest, Execution, Guest } from '../../../guest/guest.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import { Wakeup } from '../../../kit/wakeup.ts'
 import { Fault } from '../../../model/fault.ts'
+import { execFault } from '../faults.ts'
 import { sendSignal } from '../processes.ts'
 import type { AttemptFiles } from './attempt.ts'
 import { capabilitiesFor, type ProcessConfig } from './bundle.ts'
@@ -122,10 +123,6 @@ export class PlainGuest implements Guest {
 }
 
 function refusal({ command: [program], cwd }: ExecRequest, log: string): Fault {
-  if (/executable file not found|no such file or directory/.test(log) && !/chdir/.test(log))
-    return new Fault('invalid', `there is no program "${program}" in the container`)
-  if (/permission denied/.test(log)) return new Fault('invalid', `"${program}" in the container may not be executed`)
-  if (/chdir|cwd/.test(log)) return new Fault('invalid', `the container has no directory "${cwd}"`)
   const said = /msg="((?:[^"\\]|\\.)*)"/.exec(log)?.[1] ?? 'the runtime refused it'
-  return new Fault('unavailable', `cannot run "${program}" in the container: ${said}`)
+  return execFault(program, cwd, log) ?? new Fault('unavailable', `cannot run "${program}" in the container: ${said}`)
 }

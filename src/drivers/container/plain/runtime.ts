@@ -1,16 +1,16 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { z } from 'zod'
 import { type Clock, deadline } from '../../../kit/clock.ts'
 import { Fault } from '../../../model/fault.ts'
 import type { DriverFacts } from '../../../model/node.ts'
 import type { Handle, PrepareOptions, TaskPlan } from '../../driver.ts'
 import { runTool } from '../command.ts'
+import { startFault } from '../faults.ts'
 import type { Form } from '../form.ts'
-import { Digest } from '../images/manifest.ts'
 import type { Image, ImageStore, ImageUse } from '../images/store.ts'
+import { TaskNotes } from '../notes.ts'
 import { isAlive, sendSignal } from '../processes.ts'
 import { imageOf, settingsOf } from '../settings.ts'
 import { AttemptFiles } from './attempt.ts'
@@ -40,11 +40,11 @@ export class PlainRuntime implements Form {
   readonly #options: PlainOptions
   readonly #cgroups = findCgroups()
   readonly #starting = new Map<string, Promise<Handle>>()
-  /** Ends the claim of a task on its image; tasks from before the agent's start have only their note. */
-  readonly #claims = new Map<string, () => void>()
+  readonly #notes: TaskNotes
 
   constructor(options: PlainOptions) {
     this.#options = options
+    this.#notes = new TaskNotes(join(options.directory, 'tasks'))
   }
 
   /** It worked when it was tried; what can go since is the program itself. */
@@ -85,7 +85,7 @@ export class PlainRuntime implements Form {
   }
 
   async remove({ id }: Pick<TaskPlan, 'id'>): Promise<void> {
-    const note = await this.#note(id)
+    const note = await this.#notes.read(id)
     const attempts = new Set<string>()
     for (const name of await readdir(this.#runtimeRoot).catch(() => [])) if (isOf(name, id)) attempts.add(name)
     for (const path of await cgroupsOf(this.#cgroups, `${id}.`)) attempts.add(path.slice(path.lastIndexOf('/') + 1))
@@ -98,9 +98,7 @@ export class PlainRuntime implements Form {
       const attempt = Number(containerId.slice(id.length + 1))
       await this.#destroy(new AttemptFiles(note?.stateDirectory ?? this.#options.directory, id, attempt))
     }
-    await rm(this.#noteFile(id), { force: true })
-    this.#claims.get(id)?.()
-    this.#claims.delete(id)
+    await this.#notes.remove(id)
   }
 
   async images(): Promise<ImageUse[]> {
@@ -108,11 +106,7 @@ export class PlainRuntime implements Form {
   }
 
   async evict(budgetBytes: number): Promise<string[]> {
-    const inUse = new Set<string>()
-    for (const file of await readdir(this.#notes).catch(() => [])) {
-      const note = file.endsWith('.json') ? await this.#note(file.slice(0, -'.json'.length)) : undefined
-      if (note) inUse.add(note.digest)
-    }
+    const inUse = await this.#notes.imagesInUse()
     return this.#options.images.evict({ budgetBytes, inUse })
   }
 
@@ -217,8 +211,8 @@ export class PlainRuntime implements Form {
 
   /** The image that `prepare` noted; when an attempt is begun again after a crash it must not be another. */
   async #preparedImage(plan: TaskPlan, signal: AbortSignal): Promise<Image> {
-    const note = await this.#note(plan.id)
-    const image = note && note.name === imageOf(plan) ? await this.#options.images.get(note.digest) : undefined
+    const note = await this.#notes.read(plan.id)
+    const image = note && note.name === imageOf(plan) ? await this.#options.images.get(note.image) : undefined
     if (image && existsSync(image.rootfs)) return image
     return this.#image(plan, { signal, progress: () => {} })
   }
@@ -227,43 +221,18 @@ export class PlainRuntime implements Form {
     const { pull, credentials } = plan.spec
     const name = imageOf(plan)
     const { image, release } = await this.#options.images.obtain(name, { pull, credentials, signal, progress })
-    this.#claims.get(plan.id)?.()
-    this.#claims.set(plan.id, release)
-    await mkdir(this.#notes, { recursive: true, mode: 0o700 })
-    const note: Note = { stateDirectory: plan.stateDirectory, name, digest: image.digest }
-    await writeFile(`${this.#noteFile(plan.id)}.new`, JSON.stringify(note))
-    await rename(`${this.#noteFile(plan.id)}.new`, this.#noteFile(plan.id))
+    await this.#notes.write(plan.id, { stateDirectory: plan.stateDirectory, name, image: image.digest }, release)
     return image
-  }
-
-  async #note(id: string): Promise<Note | undefined> {
-    try {
-      return Note.parse(JSON.parse(await readFile(this.#noteFile(id), 'utf8')))
-    } catch {
-      return undefined
-    }
   }
 
   #files(plan: TaskPlan): AttemptFiles {
     return new AttemptFiles(plan.stateDirectory, plan.id, plan.attempt)
   }
 
-  #noteFile(id: string): string {
-    return join(this.#notes, `${id}.json`)
-  }
-
-  get #notes(): string {
-    return join(this.#options.directory, 'tasks')
-  }
-
   get #runtimeRoot(): string {
     return join(this.#options.directory, 'runtime')
   }
 }
-
-/** What is known of a task from `prepare` to `remove`. */
-const Note = z.object({ stateDirectory: z.string(), name: z.string(), digest: Digest })
-type Note = z.infer<typeof Note>
 
 function isOf(name: string, id: string): boolean {
   return name.startsWith(`${id}.`) && /^\d+$/.test(name.slice(id.length + 1))
@@ -272,17 +241,6 @@ function isOf(name: string, id: string): boolean {
 /** Options of a mount are one string, in which these characters mean something. */
 function overlayCanName(paths: readonly string[]): boolean {
   return paths.every((path) => !/[,:\\]/.test(path))
-}
-
-function startFault(plan: TaskPlan, complaint: string): Fault {
-  const where = `task "${plan.task}" in image "${plan.spec.image}"`
-  const program = /exec: "([^"]*)"/.exec(complaint)?.[1]
-  if (program !== undefined && /not found|no such file/.test(complaint))
-    return new Fault('invalid', `cannot start ${where}: it has no program "${program}"`)
-  if (program !== undefined && /permission denied|is a directory/.test(complaint))
-    return new Fault('invalid', `cannot start ${where}: "${program}" may not be executed`)
-  if (/no space left/.test(complaint)) return new Fault('exhausted', `cannot start ${where}: the disk is full`)
-  return new Fault('unavailable', `cannot start ${where}: ${complaint || 'the runtime ended without a word'}`)
 }
 
 type Output = TaskPlan['output']
