@@ -42,6 +42,8 @@ export const ControlMessage = z.discriminatedUnion('type', [
     now: z.int(),
     beatMs: z.int(),
     leaseMs: z.int(),
+    /** The node's labels, for references in specs. */
+    labels: z.record(z.string().max(63), z.string().max(255)).optional(),
   }),
   /** All that this node should have: what it has beyond this is to be ended and removed. */
   z.strictObject({ type: z.literal('full'), version: z.int(), specs: Specs, assignments: z.array(Assignment) }),
