@@ -69,7 +69,7 @@ export function byteStream(inner: Http2Stream, { rest, lost, onUse = () => {} }:
     if (!outer.push(chunk)) inner.pause()
   })
   inner.on('end', () => {
-    if (inner.rstCode !== constants.NGHTTP2_NO_ERROR || inner.aborted) return breakOff()
+    if (inner.rstCode !== constants.NGHTTP2_NO_ERROR) return breakOff()
     readEnded = true
     if (!outer.destroyed) outer.push(null)
   })
