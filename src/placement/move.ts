@@ -21,6 +21,8 @@ export interface StopMove {
   kind: 'stop'
   slot: number
   expects: AllocationId
+  /** There are too many; it cannot stay on its node; it cannot become the newest version. The last two are replaced. */
+  cause: 'excess' | 'leaving' | 'outdated'
   /** One sentence, shown to people. */
   reason: string
 }
@@ -39,6 +41,10 @@ export interface Plan {
   moves: Move[]
   /** Why copies stay unplaced, per rule, with what would help; empty when none do. */
   blocked: string
+  /** Every slot's copy is at this version and, for a service, healthy: no update is under way any more. */
+  settled: boolean
+  /** Copies that are to be stopped too, once these moves have made way. */
+  later: number
   /** When to look again though nothing has changed; ms since the epoch, or null. */
   wakeAt: number | null
 }
