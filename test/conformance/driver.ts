@@ -52,6 +52,8 @@ export interface ConformanceOptions {
   missing: TaskFragment
   /** What runs in it can be found in this machine's /proc, as itself and with its number. */
   inThisProc?: boolean
+  /** False: the process with the handle's number is an init above the program. */
+  programIsFirst?: boolean
   /** URL of a module whose `makeDriver` does what `makeDriver` does, for an agent that gets killed. */
   module?: string
   /** Why none of it can run here. */
@@ -475,7 +477,8 @@ function runsPrograms(suite: Suite): void {
       const { plan, handle } = await world.run(suite.shell('echo up; exec sleep 1000'))
       await untilOutput(plan, 'up')
       await until('sleep to be the program', async () => {
-        if (!suite.options.inThisProc || handle.pid === undefined) return true
+        const { inThisProc, programIsFirst = true } = suite.options
+        if (!inThisProc || !programIsFirst || handle.pid === undefined) return true
         return (await readFile(`/proc/${handle.pid}/comm`, 'utf8')).startsWith('sleep')
       })
       await handle.signal(signal)

@@ -7,6 +7,11 @@ import type { TaskPlan } from '../driver.ts'
  * power over the node (capabilities, devices, the host's process table) is the node owner's business and not here.
  */
 const ContainerSettings = z.strictObject({
+  /**
+   * A small init is the container's first process: it passes signals on, buries orphans, and lets the program die of
+   * a signal that it does not handle, which the kernel spares the first process of a container.
+   */
+  init: z.boolean().default(false),
   /** The image's files cannot be written to; /tmp and the task directory can. */
   readOnlyRoot: z.boolean().default(false),
   /** Programs with the set-user-id bit give nothing. */

@@ -56,6 +56,7 @@ export function createBody({ plan, imageId, workingDirectory, hostname, engine }
       ...(limits.memory > 0 ? { Memory: limits.memory, MemorySwap: limits.memory } : {}),
       ...(limits.cores > 0 ? { CpuShares: Math.min(262_144, Math.max(2, Math.round(limits.cores * 1024))) } : {}),
       ...(limits.pids > 0 ? { PidsLimit: limits.pids } : {}),
+      ...(settings.init ? { Init: true } : {}),
       ReadonlyRootfs: settings.readOnlyRoot,
       ...(settings.readOnlyRoot ? { Tmpfs: { '/tmp': 'mode=1777', '/run': 'mode=755' } } : {}),
       CapDrop: settings.dropCapabilities,

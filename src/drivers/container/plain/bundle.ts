@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { Fault } from '../../../model/fault.ts'
 import type { TaskPlan } from '../../driver.ts'
 import type { Image } from '../images/store.ts'
@@ -68,7 +68,7 @@ export function processConfig(plan: TaskPlan, image: Image): ProcessConfig {
   return {
     terminal: false,
     user,
-    args: argumentsOf(plan, image),
+    args: [...(settings.init ? [initInside, '--'] : []), ...argumentsOf(plan, image)],
     env: Object.entries(env).map(([name, value]) => `${name}=${value}`),
     cwd: workingDirectoryOf(plan, image.workingDirectory),
     capabilities: capabilitiesFor(user.uid, settings.dropCapabilities),
@@ -135,6 +135,7 @@ function mounts({ plan, files }: BundleOptions, readOnlyRoot: boolean): object[]
     ...systemMounts,
     // A root that cannot be written to still leaves programs a place for their scratch files.
     ...(readOnlyRoot ? [tmpfs('/tmp', ['mode=1777']), tmpfs('/run', ['mode=755'])] : []),
+    ...(settingsOf(plan).init ? [bind(findInit(), initInside, ['bind', 'rprivate', 'ro'])] : []),
     ...Object.entries(files).map(([target, source]) => bind(source, target, ['bind', 'rprivate', 'rw'])),
     bind(plan.directory, taskDirectory, ['rbind', 'rprivate', 'rw', 'nodev']),
     // Read-only holds for one file system, so those mounted below the source are left out rather than left writable.
@@ -143,6 +144,26 @@ function mounts({ plan, files }: BundleOptions, readOnlyRoot: boolean): object[]
     ),
   ]
 }
+
+/** In /dev, which is no part of the image's files. */
+const initInside = '/dev/init'
+
+/** Any of the small static ones that machines with containers have. */
+function findInit(): string {
+  const found = inits.find((path) => existsSync(path))
+  if (found !== undefined) return found
+  throw new Fault('unavailable', 'the task wants an init, and this node has none; apt-get install tini')
+}
+
+const inits = [
+  '/usr/bin/tini-static',
+  '/sbin/tini-static',
+  '/usr/bin/docker-init',
+  '/usr/libexec/docker/docker-init',
+  '/usr/bin/catatonit',
+  '/usr/libexec/podman/catatonit',
+  '/usr/libexec/catatonit/catatonit',
+]
 
 function tmpfs(destination: string, options: string[]): object {
   return { destination, type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'nodev', ...options] }

@@ -1,9 +1,11 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, watch } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { ExecRequest, Execution, Guest } from '../../../guest/guest.ts'
+import type { Readable, Writable } from 'node:stream'
+import type { ExecRequest, Execution, Guest, TerminalSize } from '../../../guest/guest.ts'
 import type { Clock } from '../../../kit/clock.ts'
+import { spawnInTerminal } from '../../../kit/terminal/terminal.ts'
 import { Wakeup } from '../../../kit/wakeup.ts'
 import { Fault } from '../../../model/fault.ts'
 import { execFault } from '../faults.ts'
@@ -15,6 +17,7 @@ import { findUser } from './users.ts'
 export interface PlainGuestOptions {
   files: AttemptFiles
   clock: Clock
+  /** An absolute path. */
   runtime: string
   runtimeRoot: string
   /** What the container's first process was given. */
@@ -32,94 +35,131 @@ export class PlainGuest implements Guest {
 
   async exec(request: ExecRequest, { signal }: { signal: AbortSignal }): Promise<Execution> {
     signal.throwIfAborted()
-    const { files, runtime, runtimeRoot } = this.#options
+    const { files, runtime, runtimeRoot, clock } = this.#options
     const config = await this.#configure(request)
-    const directory = await mkdtemp(files.at('exec-'))
+    const directory = await mkdtemp(files.at('exec-')).catch(() => {
+      throw ended()
+    })
+    await using undo = new AsyncDisposableStack()
+    undo.defer(() => rm(directory, { recursive: true, force: true }))
     const at = { process: join(directory, 'process.json'), pid: join(directory, 'pid'), log: join(directory, 'log') }
     // The environment holds secrets, so it goes by a file and not by arguments.
     await writeFile(at.process, JSON.stringify(config), { mode: 0o600 })
     const args = ['--root', runtimeRoot, '--log', at.log, 'exec', '--process', at.process, '--pid-file', at.pid]
-    const child = spawn(runtime, [...args, files.containerId], { stdio: ['pipe', 'pipe', 'pipe'] })
-    child.stdin.on('error', () => {})
-    const ended = new Promise<number>((resolve) => {
-      child.on('error', () => resolve(255))
-      child.on('close', (code) => resolve(code ?? 255))
-    })
-    const tidy = () => rm(directory, { recursive: true, force: true })
-    const pid = await this.#started(child, at.pid, directory, signal).catch(async (error: unknown) => {
-      child.kill('SIGKILL')
-      await tidy()
-      throw error
-    })
-    if (pid === undefined) {
-      const fault = refusal(request, existsSync(at.log) ? readFileSync(at.log, 'utf8') : '')
-      await tidy()
-      throw fault
-    }
+    const run = await this.#spawn(runtime, [...args, files.containerId], request.terminal)
+    const pid = await startOf(run, { clock, directory, file: at.pid, signal })
+    if (pid === undefined) throw refusal(request, existsSync(at.log) ? readFileSync(at.log, 'utf8') : '')
     const kill = (name: string, whole: boolean) => {
       // While the runtime waits for it, the number is still its own. A command leads a session, hence a group.
-      if (child.exitCode === null && child.signalCode === null) sendSignal(whole ? -pid : pid, name as NodeJS.Signals)
+      if (!run.over()) sendSignal(whole ? -pid : pid, name as NodeJS.Signals)
     }
     const abort = () => kill('SIGKILL', true)
     if (signal.aborted) abort()
     signal.addEventListener('abort', abort, { once: true })
-    const exited = ended.then(async (code) => {
+    const tidy = undo.move()
+    const exited = run.ended.then(async (code) => {
       signal.removeEventListener('abort', abort)
-      await tidy()
+      await tidy.disposeAsync()
       return { code }
     })
-    return {
-      stdin: child.stdin,
-      stdout: child.stdout,
-      stderr: child.stderr,
-      resize() {},
-      kill: (name) => kill(name, false),
-      exited,
-    }
+    const { stdin, stdout, stderr, resize } = run
+    return { stdin, stdout, stderr, resize, kill: (name) => kill(name, false), exited }
   }
 
-  async #configure({ command, env, cwd, user }: ExecRequest): Promise<ProcessConfig> {
+  async #configure({ command, env, cwd, user, terminal }: ExecRequest): Promise<object> {
     const { files, dropCapabilities } = this.#options
-    const init = files.livePid
-    if (init === undefined) throw new Fault('conflict', 'cannot run a command inside: the container has ended')
-    const first = await this.#options.process()
-    const { home: _home, ...who } =
-      user === undefined ? { ...first.user, home: '' } : findUser(user, `/proc/${init}/root`)
+    const first = files.livePid
+    if (first === undefined) throw ended()
+    const process = await this.#options.process().catch(() => {
+      throw ended()
+    })
+    const who = user === undefined ? process.user : findUser(user, `/proc/${first}/root`)
     const added = Object.entries(env).map(([name, value]) => `${name}=${value}`)
     return {
-      ...first,
+      ...process,
       args: command,
-      user: who,
-      cwd: cwd ?? first.cwd,
-      env: [...first.env.filter((pair) => !(pair.slice(0, pair.indexOf('=')) in env)), ...added],
+      user: { uid: who.uid, gid: who.gid, additionalGids: who.additionalGids },
+      cwd: cwd ?? process.cwd,
+      env: [...process.env.filter((pair) => !(pair.slice(0, pair.indexOf('=')) in env)), ...added],
       capabilities: capabilitiesFor(who.uid, dropCapabilities),
+      ...(terminal ? { terminal: true, consoleSize: { width: terminal.columns, height: terminal.rows } } : {}),
     }
   }
 
-  /** The process number once the command runs; undefined when the runtime gave up. */
-  async #started(
-    child: ChildProcess,
-    file: string,
-    directory: string,
-    signal: AbortSignal,
-  ): Promise<number | undefined> {
-    const wakeup = new Wakeup()
-    const watcher = watch(directory, { persistent: false }, () => wakeup.ring())
-    watcher.on('error', () => {})
-    child.once('exit', () => wakeup.ring())
-    child.once('error', () => wakeup.ring())
-    try {
-      for (;;) {
-        const over = child.exitCode !== null || child.signalCode !== null || child.pid === undefined
-        if (existsSync(file)) return Number(readFileSync(file, 'utf8'))
-        if (over) return undefined
-        signal.throwIfAborted()
-        await wakeup.next({ clock: this.#options.clock, withinMs: 100, signal })
-      }
-    } finally {
-      watcher.close()
+  /** The runtime passes on what it is given; a terminal of ours becomes one of the container's. */
+  async #spawn(command: string, args: string[], size: TerminalSize | undefined): Promise<Run> {
+    const { clock } = this.#options
+    const env = { PATH: process.env['PATH'] ?? '', TERM: 'xterm' }
+    let over = false
+    const end = <T>(value: T): T => {
+      over = true
+      return value
     }
+    if (size) {
+      const terminal = await spawnInTerminal({ command, args, env, cwd: '/', size, clock })
+      terminal.stdin.on('error', () => {})
+      const ended = terminal.exited.then(({ code }) => end(code ?? 255))
+      const { stdin, stdout, resize } = terminal
+      const kill = () => terminal.kill('SIGKILL')
+      return { stdin, stdout, stderr: undefined, resize, ended, over: () => over, kill }
+    }
+    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env, cwd: '/' })
+    child.stdin.on('error', () => {})
+    const ended = new Promise<number>((resolve) => {
+      child.on('error', () => resolve(end(255)))
+      child.on('exit', () => end(undefined))
+      child.on('close', (code) => resolve(end(code ?? 255)))
+    })
+    const { stdin, stdout, stderr } = child
+    return { stdin, stdout, stderr, resize() {}, ended, over: () => over, kill: () => child.kill('SIGKILL') }
   }
+}
+
+interface Run extends Pick<Execution, 'resize'> {
+  stdin: Writable
+  stdout: Readable
+  stderr: Readable | undefined
+  /** The code, once all output has been read. */
+  ended: Promise<number>
+  over(): boolean
+  kill(): void
+}
+
+interface StartOptions {
+  clock: Clock
+  directory: string
+  file: string
+  signal: AbortSignal
+}
+
+/** The command's process number once it runs; undefined when the runtime gave up. */
+async function startOf(run: Run, { clock, directory, file, signal }: StartOptions): Promise<number | undefined> {
+  const wakeup = new Wakeup()
+  const watcher = watch(directory, { persistent: false }, () => wakeup.ring())
+  watcher.on('error', () => {})
+  run.ended.then(
+    () => wakeup.ring(),
+    () => {},
+  )
+  try {
+    for (;;) {
+      const over = run.over()
+      const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
+      if (text !== '') return Number(text)
+      if (over) return undefined
+      signal.throwIfAborted()
+      await wakeup.next({ clock, withinMs: 50, signal })
+    }
+  } catch (error) {
+    run.kill()
+    throw error
+  } finally {
+    watcher.close()
+  }
+}
+
+function ended(): Fault {
+  return new Fault('conflict', 'cannot run a command inside: the container has ended')
 }
 
 function refusal({ command: [program], cwd }: ExecRequest, log: string): Fault {

@@ -6,6 +6,8 @@ import { capabilitiesFor } from './bundle.ts'
 
 export interface Runtime {
   name: 'runc' | 'crun'
+  /** Absolute. */
+  path: string
   version: string
   seccomp: boolean
   /** `run` can leave the container's cgroup standing after its end. */
@@ -59,6 +61,7 @@ async function tryRuntime(directory: string, name: Runtime['name']): Promise<Run
     const [line = ''] = version.stdout.split('\n')
     return {
       name,
+      path: (await runTool('sh', ['-c', 'command -v "$1"', 'sh', name])).stdout.trim(),
       version: line.replace(/^\S+ version /, ''),
       seccomp: /seccomp/i.test(version.stdout),
       keep: /--keep/.test(help.stdout),

@@ -188,7 +188,7 @@ export class PlainRuntime implements Form {
     const guest = new PlainGuest({
       files,
       clock,
-      runtime: runtime.name,
+      runtime: runtime.path,
       runtimeRoot: this.#runtimeRoot,
       process: async () => JSON.parse(await readFile(files.at('config.json'), 'utf8')).process as ProcessConfig,
       dropCapabilities: settingsOf(plan).dropCapabilities,

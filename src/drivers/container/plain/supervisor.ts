@@ -57,7 +57,8 @@ export async function supervise(options: SuperviseOptions): Promise<number | und
     ['--mount', '--propagation', 'slave', 'sh', '-c', script, 'tutti-container', ...parameters].concat(
       options.keep ? ['--keep'] : [],
     ),
-    { detached: true, stdio: ['ignore', stdout.fd, stderr.fd], cwd: '/' },
+    // Nothing of the agent's environment, which may hold secrets.
+    { detached: true, stdio: ['ignore', stdout.fd, stderr.fd], cwd: '/', env: { PATH: process.env['PATH'] } },
   )
   child.on('error', onEnd)
   child.on('exit', onEnd)
