@@ -4,7 +4,7 @@ import { type JobInput, JobSpec } from '../model/job.ts'
 import { isOpen, type Node, NodeFacts } from '../model/node.ts'
 import type { Job, Slot } from '../model/records.ts'
 import { askOf, fit, usageOf } from './fit.ts'
-import type { Move, Plan } from './move.ts'
+import type { Move, PlaceMove, Plan } from './move.ts'
 import { type PlanOptions, plan } from './plan.ts'
 import { Usage } from './usage.ts'
 import type { PlanView } from './view.ts'
@@ -121,7 +121,6 @@ export class ToyCluster implements PlanView {
     this.#jobs.set(name, { ...this.job(name), stopped: true })
   }
 
-  /** The next version is there as before, but as if nobody had given it a fresh start. */
   putSlot(slot: Slot): void {
     const slots = this.#slots.get(slot.job) ?? new Map<number, Slot>()
     this.#slots.set(slot.job, slots.set(slot.index, slot))
@@ -143,6 +142,35 @@ export class ToyCluster implements PlanView {
   commit(made: Plan): number {
     const job = this.job(made.job)
     return made.moves.filter((move) => !this.#commitMove(job, move)).length
+  }
+
+  /** Begins a new allocation, unchecked. */
+  fill(job: Job, move: PlaceMove): void {
+    const id = this.#id() as AllocationId
+    this.putAllocation({
+      id,
+      job: job.name,
+      version: job.version,
+      slot: move.slot,
+      node: move.node,
+      generation: 0,
+      desired: 'run',
+      ports: move.ports,
+      phase: 'pending',
+      healthy: false,
+      tasks: {},
+      createdAt: this.now,
+      changedAt: this.now,
+    })
+    const empty: Slot = {
+      job: job.name,
+      index: move.slot,
+      allocation: null,
+      failures: [],
+      notBefore: 0,
+      completedRound: null,
+    }
+    this.putSlot({ ...(this.#slots.get(job.name)?.get(move.slot) ?? empty), allocation: id })
   }
 
   /** Plans and commits once. */
@@ -207,31 +235,7 @@ export class ToyCluster implements PlanView {
     const there = this.live().filter((each) => each.node === node.id)
     const used = usageOf(there, (name, version) => this.spec(name, version))
     if (fit(node, used, askOf(job.spec), move.ports)) return false
-    const id = this.#id() as AllocationId
-    this.putAllocation({
-      id,
-      job: job.name,
-      version: job.version,
-      slot: move.slot,
-      node: move.node,
-      generation: 0,
-      desired: 'run',
-      ports: move.ports,
-      phase: 'pending',
-      healthy: false,
-      tasks: {},
-      createdAt: this.now,
-      changedAt: this.now,
-    })
-    const empty: Slot = {
-      job: job.name,
-      index: move.slot,
-      allocation: null,
-      failures: [],
-      notBefore: 0,
-      completedRound: null,
-    }
-    this.putSlot({ ...(slot ?? empty), allocation: id })
+    this.fill(job, move)
     return true
   }
 
