@@ -582,8 +582,9 @@ function execs(suite: Suite): void {
     const { signal } = new AbortController()
     const script = 'trap "echo caught; exit 6" INT; echo ready; while :; do sleep 0.05; done'
     const execution = await handle.guest.exec({ command: ['sh', '-c', script], env: {} }, { signal })
+    const ready = once(execution.stdout, 'ready')
     const ended = finish(execution)
-    await once(execution.stdout, 'ready')
+    await ready
     execution.kill('SIGINT')
     assert.deepEqual(await ended, { stdout: 'ready\ncaught\n', stderr: '', code: 6 })
   })
@@ -595,8 +596,9 @@ function execs(suite: Suite): void {
       'trap "" TERM INT HUP; echo $$ > "$TUTTI_TASK_DIR/exec-pid"; echo ready; sleep 1000 & wait; sleep 1000'
     const request = { command: ['sh', '-c', script], env: { EXEC_MARK: 'mark' } }
     const execution = await handle.guest.exec(request, { signal: abort.signal })
+    const ready = once(execution.stdout, 'ready')
     const ended = finish(execution)
-    await once(execution.stdout, 'ready')
+    await ready
     abort.abort()
     assert.equal((await ended).code, 137)
     assert.equal((await exec(handle, { command: ['echo', 'alive'] })).stdout, 'alive\n')
@@ -643,8 +645,9 @@ function terminals(suite: Suite): void {
 
   suite.test('a terminal can be resized', needs, async (world) => {
     const execution = await open(world, 'trap "stty size" WINCH; echo ready; read line; stty size; echo end')
+    const ready = once(execution.stdout, 'ready')
     const ended = finish(execution)
-    await once(execution.stdout, 'ready')
+    await ready
     execution.resize({ columns: 120, rows: 40 })
     execution.stdin.write('go\n')
     const result = await ended
@@ -654,8 +657,9 @@ function terminals(suite: Suite): void {
 
   suite.test('Ctrl-C in a terminal interrupts the command', needs, async (world) => {
     const execution = await open(world, 'trap "echo caught; exit 9" INT; echo ready; while :; do sleep 0.05; done')
+    const ready = once(execution.stdout, 'ready')
     const ended = finish(execution)
-    await once(execution.stdout, 'ready')
+    await ready
     execution.stdin.write('\x03')
     const result = await ended
     assert.match(result.stdout, /caught/)
@@ -672,8 +676,9 @@ function terminals(suite: Suite): void {
 
   suite.test('the end of input in a terminal ends a shell', needs, async (world) => {
     const execution = await open(world, 'echo ready; cat; echo done; exit 3')
+    const ready = once(execution.stdout, 'ready')
     const ended = finish(execution)
-    await once(execution.stdout, 'ready')
+    await ready
     execution.stdin.write('hello\n\x04')
     const result = await ended
     assert.match(result.stdout, /hello\r?\nhello\r?\ndone/)
@@ -687,7 +692,7 @@ function terminals(suite: Suite): void {
   })
 }
 
-/** Resolves when the stream has said this; others may read it as well. */
+/** Resolves when the stream has said this; others may read it as well, and begin to do so after us: it may be there already. */
 async function once(stream: NodeJS.ReadableStream, wanted: string): Promise<void> {
   let said = ''
   stream.on('data', (chunk) => {
