@@ -140,6 +140,7 @@ export const PlanAnswer = z
       keep: z.int().nonnegative(),
       nodes: z.record(z.string(), z.int()).meta({ description: 'New allocations by node name.' }),
     }),
+    steps: z.array(z.string()).meta({ description: 'One sentence per slot that something would happen to, and why.' }),
     blocked: z.string().meta({ description: 'Why not all copies could be placed; empty when they could.' }),
     index: Index,
   })

@@ -29,6 +29,8 @@ export const NodeFacts = z.strictObject({
   drivers: z.record(Name, DriverFacts),
   attributes: z.record(z.string().max(100), z.string().max(500)).default({}),
   counters: z.record(Name, z.int().nonnegative()).default({}),
+  /** Labels that the agent was started with; the control plane's own win over them. */
+  labels: z.record(z.string().max(63), z.string().max(255)).default({}),
   /** Volumes that the node's owner offers by name. */
   volumes: z.array(Name).max(1000).default([]),
   /** Where workloads of this node can be reached. */
@@ -64,6 +66,8 @@ export interface Node {
   joinedAt: number
   /** SHA-256 of the public key that the agent proved to hold when it enrolled. */
   keyFingerprint: string
+  /** Of a renewed certificate's key, until the agent first connects with it: the answer may have been lost. */
+  nextKeyFingerprint?: string
 }
 
 /** May new work go there? */

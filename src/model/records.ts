@@ -16,6 +16,8 @@ export interface Job {
   round: number
   /** Why not all copies are placed, as of the last plan; empty when they are. */
   blocked: string
+  /** The version that every live copy is known to have reached; lower while an update is under way. */
+  settled: number
 }
 
 /** One version of a job, kept so that it can be shown and reverted to. */

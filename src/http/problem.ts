@@ -1,0 +1,34 @@
+import type { ZodError } from 'zod'
+import { Fault, type FaultCode, type FaultPlace } from '../model/fault.ts'
+
+/** The one place where fault codes become HTTP statuses. 500 is our bug; 503 may be tried again. */
+export const statusOf: Record<FaultCode, number> = {
+  invalid: 400,
+  unauthenticated: 401,
+  denied: 403,
+  not_found: 404,
+  conflict: 409,
+  exhausted: 429,
+  unavailable: 503,
+  internal: 500,
+}
+
+/** The body of every failed request (`application/problem+json`, RFC 9457). */
+export interface Problem {
+  code: FaultCode
+  message: string
+  places?: readonly FaultPlace[]
+}
+
+export function problemOf(fault: Fault): Problem {
+  return { code: fault.code, message: fault.message, ...(fault.places.length > 0 ? { places: fault.places } : {}) }
+}
+
+/** What a schema objected to, as one fault that lists every mistake by its path. */
+export function faultOfZod(part: string, error: ZodError): Fault {
+  const places = error.issues.slice(0, 50).map((issue) => ({ path: issue.path.join('.'), message: issue.message }))
+  const first = places[0]
+  const where = first?.path ? `${part} ${first.path}` : part
+  const more = places.length > 1 ? ` (and ${places.length - 1} more)` : ''
+  return new Fault('invalid', `${where}: ${first?.message ?? 'is not valid'}${more}`, { places })
+}

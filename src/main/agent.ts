@@ -1,0 +1,72 @@
+import { join } from 'node:path'
+import { type Agent, startAgent } from '../agent/agent.ts'
+import { machineFacts } from '../agent/facts.ts'
+import { SqliteLedger } from '../agent/ledger/sqlite.ts'
+import { NetProbe } from '../agent/probe/net.ts'
+import { openWorkspace } from '../agent/workspace/disk.ts'
+import type { Driver } from '../drivers/driver.ts'
+import type { Clock } from '../kit/clock.ts'
+import type { Log } from '../kit/log.ts'
+import type { Random } from '../kit/random.ts'
+import { dialControl } from '../wire/http2/agent-side.ts'
+import type { NodeIdentity } from './identity.ts'
+import { keepRenewed } from './join.ts'
+import { version } from './version.ts'
+
+/** What the owner of a node offers and allows. */
+export interface NodeOffer {
+  labels: Record<string, string>
+  /** Path by name of the volumes that this node offers. */
+  volumes: Record<string, string>
+  /** Host paths that tasks may mount, with all below them. */
+  hostPaths: readonly string[]
+  counters: Record<string, number>
+}
+
+export interface NodeAgentOptions {
+  identity: NodeIdentity
+  /** Where the agent keeps everything of its own. */
+  directory: string
+  drivers: readonly Driver[]
+  offer: NodeOffer
+  clock: Clock
+  random: Random
+  log: Log
+  signal: AbortSignal
+}
+
+/** Composes and starts the agent of a real machine. Ending it leaves the workloads running. */
+export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> {
+  const { directory, drivers, offer, clock, random, log, signal } = options
+  let { identity } = options
+  const agent = await startAgent({
+    clock,
+    random,
+    log,
+    ledger: SqliteLedger.open(join(directory, 'ledger.db'), { now: clock.now() }),
+    workspace: openWorkspace({ root: directory, volumes: offer.volumes, hostPaths: [...offer.hostPaths], clock }),
+    drivers,
+    probe: new NetProbe({ clock }),
+    node: { id: identity.node, name: identity.name, labels: offer.labels },
+    facts: () => machineFacts({ root: directory, drivers, version, ...offer }),
+    dial: ({ services, signal: until }) =>
+      dialControl({ address: identity.address, identity, services, clock, log, signal: until }),
+    signal,
+  })
+  void keepRenewed(() => identity, {
+    file: identityFile(directory),
+    clock,
+    random,
+    signal,
+    onRenewed: (renewed) => {
+      identity = renewed
+      log.info({}, "the node's certificate was renewed")
+    },
+    onError: (error) => log.warn({ err: error }, "the node's certificate could not be renewed yet"),
+  })
+  return agent
+}
+
+export function identityFile(directory: string): string {
+  return join(directory, 'identity.json')
+}

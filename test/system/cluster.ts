@@ -1,0 +1,201 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { PublicAllocation } from '../../src/contract/allocation.ts'
+import type { PublicNode } from '../../src/contract/node.ts'
+
+const root = new URL('../../', import.meta.url).pathname
+const node = join(root, 'node_modules/.bin/node')
+const program = [join(root, 'src/main/tutti.ts')]
+
+/** What a finished command printed and how it ended. */
+export interface Outcome {
+  code: number
+  stdout: string
+  stderr: string
+}
+
+/**
+ * A real cluster for one test: its own directory, a control plane on a random port of loopback, agents as processes.
+ * Disposing it ends everything that it started, and what that started, even after a failure.
+ */
+export class Cluster implements AsyncDisposable {
+  readonly directory: string
+  readonly home: string
+  port: number
+  readonly #processes = new Set<ChildProcess>()
+  /** What each process wrote, for messages of failed tests. */
+  readonly output = new Map<string, string>()
+
+  private constructor(directory: string, port: number) {
+    this.directory = directory
+    this.home = join(directory, 'home')
+    this.port = port
+  }
+
+  static async open(): Promise<Cluster> {
+    return new Cluster(await mkdtemp(join(tmpdir(), 'tutti-system-')), await freePort())
+  }
+
+  get address(): string {
+    return `127.0.0.1:${this.port}`
+  }
+
+  /** Starts the control plane and waits until it answers. */
+  async startServer(...args: string[]): Promise<ChildProcess> {
+    const server = this.start('server', [
+      'server',
+      '--listen',
+      this.address,
+      '--data',
+      join(this.directory, 'server'),
+      ...args,
+    ])
+    await this.until('the control plane answers', async () => {
+      assert.equal(server.exitCode, null, `the control plane ended: ${this.output.get('server')}`)
+      return (await this.tutti('ps')).code === 0
+    })
+    return server
+  }
+
+  async joinToken(): Promise<string> {
+    const { stdout, stderr, code } = await this.tutti('token', 'create', '--join', '--uses', '100', '-o', 'json')
+    assert.equal(code, 0, stderr)
+    return (JSON.parse(stdout) as { secret: string }).secret
+  }
+
+  /** Starts an agent; the first start joins with a token, later ones use what is in its directory. */
+  async startAgent(name: string, ...args: string[]): Promise<ChildProcess> {
+    const data = join(this.directory, name)
+    const joined = await readFile(join(data, 'identity.json'), 'utf8').then(
+      () => true,
+      () => false,
+    )
+    const join_ = joined ? [] : ['--join', await this.joinToken(), this.address]
+    const agent = this.start(name, ['agent', ...join_, '--name', name, '--data', data, ...args])
+    await this.until(`node ${name} is ready`, async () => {
+      assert.equal(agent.exitCode, null, `agent ${name} ended: ${this.output.get(name)}`)
+      return (await this.nodes()).some((each) => each.name === name && each.phase === 'ready')
+    })
+    return agent
+  }
+
+  /** Starts `tutti ARGS` and leaves it running. */
+  start(label: string, args: string[], options: { env?: Record<string, string> } = {}): ChildProcess {
+    const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...program, ...args], {
+      env: { ...this.#env(), ...options.env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.#processes.add(child)
+    child.once('exit', () => this.#processes.delete(child))
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.on('data', (chunk) => this.output.set(label, `${this.output.get(label) ?? ''}${chunk}`.slice(-20_000)))
+    }
+    return child
+  }
+
+  /** Runs `tutti ARGS` to its end. */
+  async tutti(...args: string[]): Promise<Outcome> {
+    return this.run(args)
+  }
+
+  async run(args: string[], { input = '', cwd }: { input?: string; cwd?: string } = {}): Promise<Outcome> {
+    const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...program, ...args], {
+      env: this.#env(),
+      stdio: ['pipe', 'pipe', 'pipe'],
+      ...(cwd === undefined ? {} : { cwd }),
+    })
+    this.#processes.add(child)
+    let stdout = ''
+    let stderr = ''
+    child.stdout.setEncoding('utf8').on('data', (chunk) => (stdout += chunk))
+    child.stderr.setEncoding('utf8').on('data', (chunk) => (stderr += chunk))
+    child.stdin.on('error', () => {})
+    child.stdin.end(input)
+    const [code] = (await once(child, 'close')) as [number | null]
+    this.#processes.delete(child)
+    return { code: code ?? 255, stdout, stderr }
+  }
+
+  async json<T>(...args: string[]): Promise<T> {
+    const { code, stdout, stderr } = await this.tutti(...args, '-o', 'json')
+    assert.equal(code, 0, `tutti ${args.join(' ')}: ${stderr}`)
+    return JSON.parse(stdout) as T
+  }
+
+  async nodes(): Promise<PublicNode[]> {
+    return this.json<PublicNode[]>('nodes')
+  }
+
+  async allocations(job: string): Promise<PublicAllocation[]> {
+    return this.json<PublicAllocation[]>('ps', '-a', job)
+  }
+
+  /** Waits for a condition, never for a time; the limit only turns a hang into a message. */
+  async until(what: string, holds: () => Promise<boolean>, withinMs = 60_000): Promise<void> {
+    const end = Date.now() + withinMs
+    let last: unknown
+    while (Date.now() < end) {
+      try {
+        if (await holds()) return
+        last = undefined
+      } catch (error) {
+        last = error
+      }
+      await sleep(50)
+    }
+    const output = [...this.output].map(([label, text]) => `--- ${label}\n${text.slice(-3000)}`).join('\n')
+    throw new Error(`gave up waiting: ${what}${last ? ` (${last})` : ''}\n${output}`)
+  }
+
+  async kill(child: ChildProcess, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill(signal)
+    await once(child, 'exit')
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#processes].map((child) => this.kill(child)))
+    await endWorkloads(this.directory)
+    await rm(this.directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+
+  #env(): NodeJS.ProcessEnv {
+    const { TUTTI_CONTEXT: _c, TUTTI_ADDR: _a, TUTTI_TOKEN: _t, ...env } = process.env
+    return {
+      ...env,
+      TUTTI_HOME: this.home,
+      NO_COLOR: '1',
+      NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/compile'),
+    }
+  }
+}
+
+/** Workloads outlive agents by design; a test's must not outlive the test. They are known by their directory. */
+async function endWorkloads(directory: string): Promise<void> {
+  const { readdir, readlink } = await import('node:fs/promises')
+  for (const pid of await readdir('/proc').catch(() => [])) {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue
+    const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '')
+    const environ = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
+    if (!cwd.startsWith(directory) && !environ.includes(directory)) continue
+    try {
+      process.kill(Number(pid), 'SIGKILL')
+    } catch {
+      // It ended by itself.
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  probe.close()
+  return typeof address === 'object' && address ? address.port : 0
+}
