@@ -44,6 +44,7 @@ export async function* follow(
     }
     for await (const commit of readBack(source, last)) {
       if (signal.aborted) return
+      if (source.recent.get(commit.index) !== undefined) break // that one says more
       yield commit
       last = commit.index
     }

@@ -229,6 +229,11 @@ function newBatch(layer: Layer): Batch {
 /** An engine's own sentence is the best there is. */
 function notDurable(error: unknown): Fault {
   if (error instanceof Fault) return error
+  if ((error as { code?: unknown } | null)?.code === 'ENOSPC') {
+    return new Fault('exhausted', 'the disk is full, so the write was dropped; free some space, then try again', {
+      cause: error,
+    })
+  }
   return new Fault('unavailable', `the write could not be made durable and was dropped: ${sentence(error)}`, {
     cause: error,
   })
