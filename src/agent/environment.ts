@@ -34,7 +34,7 @@ export function surround(around: Surroundings): { spec: TaskSpec; env: Record<st
   for (const [name, value] of Object.entries(task.env)) known.set(`env.${name}`, lazily(name, value, known))
   for (const [name, value] of Object.entries(around.templateEnv))
     if (!(name in task.env)) known.set(`env.${name}`, value)
-  for (const name of Object.keys(raw)) env[name] = valueOf(known, `env.${name}`)
+  for (const name of Object.keys(raw)) env[name] = textOf(known, `env.${name}`)
   // Templates keep their text: it is replaced when they are written, and may come from an artifact.
   const { templates, env: _, ...rest } = task
   const replaced = refersToSomething(task) ? replaceIn(rest, known) : rest
@@ -57,7 +57,8 @@ function* names({ node, facts, assignment, spec, directory, volumes, ...around }
     'task.dir': inContainer ? containerTaskDirectory : directory,
     address: facts.address,
   })
-  for (const [name, value] of Object.entries(node.labels)) yield [`node.label.${name}`, value] as const
+  for (const [name, value] of Object.entries({ ...facts.labels, ...node.labels }))
+    yield [`node.label.${name}`, value] as const
   for (const [name, value] of Object.entries(facts.attributes)) yield [`node.attr.${name}`, value] as const
   for (const [driver, { attributes }] of Object.entries(facts.drivers)) {
     for (const [name, value] of Object.entries(attributes)) yield [`node.attr.${driver}.${name}`, value] as const
@@ -105,7 +106,7 @@ function lazily(name: string, value: string, known: Known): string | (() => stri
   }
 }
 
-function valueOf(known: Known, name: string): string {
+function textOf(known: Known, name: string): string {
   const value = known.get(name) ?? ''
   return typeof value === 'function' ? value() : value
 }

@@ -277,7 +277,10 @@ export class TaskRunner {
     const { role } = this.spec
     this.#letGo(exit)
     const toEnd = role === 'prestart' || role === 'poststop' || (role === 'main' && this.#host.job.type === 'batch')
-    if (exit.code === 0 && toEnd) return this.#finish('done', {})
+    if (exit.code === 0 && toEnd) {
+      this.#finish('done', {})
+      return
+    }
     const how = describeExit(exit)
     if (exit.unknown !== undefined) {
       this.#event(
@@ -290,21 +293,25 @@ export class TaskRunner {
     } else {
       this.#event(exit.code === 0 ? 'info' : 'warning', eventKinds.taskExited, `task "${this.name}" ${how}`)
     }
-    if (this.#stopping) return this.#finish('stopped', { message: `stopped; it ${how}` })
-    this.#failed(how, false)
+    if (this.#stopping) this.#finish('stopped', { message: `stopped; it ${how}` })
+    else this.#failed(how, false)
   }
 
   #failed(message: string, permanent: boolean): void {
     const { clock, job } = this.#host
     const now = clock.now()
-    if (this.#stopping) return this.#finish('stopped', { message: `stopped; it ${message}` })
+    if (this.#stopping) {
+      this.#finish('stopped', { message: `stopped; it ${message}` })
+      return
+    }
     const decision = permanent
       ? { restart: false as const, message: 'trying again would not help' }
       : decideRestart(job, this.record.failures, now)
     const text = `${message}; ${decision.message}`
     if (!decision.restart) {
       this.#event('error', eventKinds.taskFailed, `task "${this.name}" failed: ${text}`)
-      return this.#finish('failed', { phase: 'failed', message: text })
+      this.#finish('failed', { phase: 'failed', message: text })
+      return
     }
     this.record.failures = decision.failures
     this.record.resumeAt = now + decision.delayMs

@@ -13,6 +13,12 @@ export class TestMachine {
   beforeStart: (plan: TaskPlan) => Promise<void> | void = () => {}
   beforePrepare: (plan: TaskPlan, signal: AbortSignal) => Promise<void> | void = () => {}
   #pid = 100
+  readonly #remembering: boolean
+
+  /** Without remembering, `starts` stays empty: for measuring. */
+  constructor({ remembering = true } = {}) {
+    this.#remembering = remembering
+  }
 
   exit(id: string, exit: Exit): void {
     this.running.get(id)?.end(exit)
@@ -28,7 +34,7 @@ export class TestMachine {
   }
 
   /** `crashed`: nothing that this driver is asked for happens any more, as for a process that was killed. */
-  driver(clock: Clock, { crashed = () => false, name = 'fake' } = {}): Driver {
+  driver(clock: Clock, { crashed = (): boolean => false, name = 'fake' } = {}): Driver {
     const never = () => new Promise<never>(() => {})
     return {
       name,
@@ -53,7 +59,8 @@ export class TestMachine {
         const run = new Running(plan, this.#pid++, clock.now())
         this.running.set(plan.id, run)
         const { ms, code } = plan.spec.config as { ms?: number; code?: number }
-        if (ms !== undefined) void clock.sleep(ms).then(() => run.end({ code: code ?? 0 }))
+        if (ms === 0) setImmediate(() => run.end({ code: code ?? 0 }))
+        else if (ms !== undefined) void clock.sleep(ms).then(() => run.end({ code: code ?? 0 }))
         return handleOf(run, crashed, this)
       },
       adopt: async (plan) => {

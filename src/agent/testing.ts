@@ -46,6 +46,7 @@ export const testFacts: NodeFacts = {
   drivers: {},
   attributes: { kernel: '6.1' },
   counters: {},
+  labels: {},
   volumes: [],
   address: '127.0.0.1',
   ports: [20_000, 32_000],

@@ -38,7 +38,7 @@ export class SqliteLedger implements Ledger {
       for (const ending of ['-wal', '-shm']) rmSync(path + ending, { force: true })
       renameSync(path, aside)
       const ledger = new SqliteLedger(path)
-      ledger.#loaded.lost = `the agent's ledger could not be read (${sentence(error)}); it was moved to ${aside}`
+      ledger.#loaded.lost = `the agent's ledger could not be read (${reasonOf(error)}); it was moved to ${aside}`
       return ledger
     }
   }
@@ -190,6 +190,11 @@ export class SqliteLedger implements Ledger {
     }
     return key
   }
+}
+
+function reasonOf(error: unknown): string {
+  const issue = error instanceof z.ZodError ? error.issues[0] : undefined
+  return issue ? `${issue.path.join('.')}: ${issue.message}` : sentence(error)
 }
 
 /** What of an allocation is on disk already, so that only what changed is written. */
