@@ -25,15 +25,20 @@ export interface StoreOptions {
   turn?: (flush: () => void) => void
 }
 
-/** The state of `engine`, ready to be read and written. The store closes the engine. */
+/** The state of `engine`, ready to be read and written. The store closes the engine, also when it cannot be loaded. */
 export async function openStore(options: StoreOptions): Promise<Store> {
   const durable = new Layer({ isBottom: true })
-  const { index } = await options.engine.load((table, key, row) => {
-    if (!isKnownTable(table)) return // a newer program's; the engine keeps it
-    if (options.debug) freezePlain(row, `${table} "${key}"`)
-    durable.set(table, key, row, durable.rows(table).get(key))
-  })
-  return new LogStore({ ...options, durable, index })
+  try {
+    const { index } = await options.engine.load((table, key, row) => {
+      if (!isKnownTable(table)) return // a newer program's; the engine keeps it
+      if (options.debug && row !== undefined) freezePlain(row, `${table} "${key}"`)
+      durable.set(table, key, row, durable.rows(table).get(key))
+    })
+    return new LogStore({ ...options, durable, index })
+  } catch (error) {
+    await options.engine.close().catch(() => {}) // why it could not be loaded says more
+    throw error
+  }
 }
 
 /** Writes that become durable with one append, or fail together. */
