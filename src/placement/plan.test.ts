@@ -317,7 +317,15 @@ describe('updating', () => {
     assert.equal(cluster.live('web').length, 5)
   })
 
-  test('a replaced copy goes back to its machine, and one with volumes does so at any price', () => {
+  test('a replaced copy goes back to its machine when others are no better', () => {
+    const cluster = running(clusterOf(20), { count: 3 })
+    const before = cluster.places('web')
+    cluster.apply(toyJob('web', { count: 3 }, { ...gigabyte, env: { A: 'b' } }))
+    cluster.converge()
+    assert.deepEqual(cluster.places('web'), before)
+  })
+
+  test('a copy with volumes goes back to the machine that has them, even after a failure there', () => {
     const cluster = clusterOf(6)
     cluster.apply(toyJob('db', { volumes: { data: {} } }, { mounts: [{ volume: 'data', to: '/data' }] }))
     cluster.converge()
@@ -349,9 +357,11 @@ describe('updating', () => {
 
 describe('failing', () => {
   test('a failed copy is tried again after a pause, on another machine', () => {
-    const cluster = running(clusterOf(3), { count: 1, reschedule: { delay: '10s' } })
+    const cluster = clusterOf(2)
+    cluster.addNode('large', { cores: 64, memory: 256 * GiB })
+    running(cluster, { count: 1, reschedule: { delay: '10s' } })
     const failed = cluster.newest('web', 0)
-    assert.ok(failed)
+    assert.equal(failed?.node, cluster.named('large').id, 'the least loaded machine comes first')
     cluster.end(failed, 'failed')
     const pausing = cluster.plan('web')
     assert.deepEqual(pausing.moves, [])
