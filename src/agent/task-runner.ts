@@ -107,7 +107,7 @@ export class TaskRunner {
 
   /** It is to end; what it is doing is cut short. */
   stop(): void {
-    if (this.#stopping) return
+    if (this.#stopping || this.final) return
     this.#stopping = true
     this.#abort.abort(new Fault('conflict', 'the task is being stopped'))
     this.#ring()
@@ -219,8 +219,8 @@ export class TaskRunner {
         if (this.#closing) throw new LettingGo()
       }
     }
-    const done = new AbortController()
-    if (this.spec.checks.length > 0 && this.#handle && !this.#exit) this.#check(this.#handle, done.signal)
+    const done = this.spec.checks.length > 0 ? new AbortController() : undefined
+    if (done && this.#handle && !this.#exit) this.#check(this.#handle, done.signal)
     try {
       while (!this.#exit) {
         if (this.#closing) throw new LettingGo()
@@ -231,7 +231,7 @@ export class TaskRunner {
       }
       this.#ended(this.#exit)
     } finally {
-      done.abort()
+      done?.abort()
     }
   }
 

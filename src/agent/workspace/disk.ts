@@ -1,5 +1,5 @@
 import { mkdir, readdir, realpath, rm } from 'node:fs/promises'
-import { join, relative, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import type { JobSpec, TaskSpec } from '../../model/job.ts'
@@ -33,6 +33,8 @@ export function openWorkspace({ root, clock, volumes: offered = {}, hostPaths = 
   const allocations = join(root, 'allocations')
   const logs = join(root, 'logs')
   const made = new Set<string>()
+  /** Allocations that need no directory so far. */
+  const bare = new Set<string>()
 
   const volumePath = (job: JobSpec, name: string): string => {
     if (name in job.volumes) return join(root, 'volumes', `${job.name}.${name}`)
@@ -73,7 +75,13 @@ export function openWorkspace({ root, clock, volumes: offered = {}, hostPaths = 
 
     make: async (places, task) => {
       // The fake driver has no use for directories, and thousands may come at once.
-      if (task.driver === 'fake' && task.artifacts.length === 0 && task.templates.length === 0) return
+      const allocation = basename(dirname(places.directory))
+      if (task.driver === 'fake' && task.artifacts.length === 0 && task.templates.length === 0) {
+        if (!made.has(allocation)) bare.add(allocation)
+        return
+      }
+      made.add(allocation)
+      bare.delete(allocation)
       await makeDirectories(places, task, { root, made })
     },
 
@@ -107,6 +115,8 @@ export function openWorkspace({ root, clock, volumes: offered = {}, hostPaths = 
     },
 
     remove: async (allocation) => {
+      if (bare.delete(allocation)) return
+      made.delete(allocation)
       for (const part of ['allocations', 'logs', 'state']) {
         await rm(join(root, part, allocation), { recursive: true, force: true, maxRetries: 3 })
       }

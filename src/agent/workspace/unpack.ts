@@ -42,7 +42,7 @@ export async function unpack(
       reading.catch(() => {})
       for await (const entry of tar) {
         const { name, type, mode, linkname } = entry.header
-        if (type === 'file' || type === 'contiguous-file') await place.file(name, mode, entry)
+        if (type === 'file' || type === 'contiguous-file') await place.file(name, mode, entry as AsyncIterable<Buffer>)
         else {
           if (type === 'directory') await place.directory(name)
           else if (type === 'symlink') await place.symbolicLink(name, linkname ?? '')
