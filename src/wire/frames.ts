@@ -26,53 +26,52 @@ export function encodeFrame(kind: FrameKind, payload: Uint8Array | string = ''):
   return out
 }
 
-/** Cuts a byte stream into frames; throws on an unknown kind or an oversized frame. */
+/**
+ * Cuts a byte stream into frames; throws on an unknown kind or an oversized frame. Time and memory grow with the frame,
+ * not with the number of pieces that it comes in.
+ */
 export class FrameDecoder {
-  #chunks: Buffer[] = []
-  #length = 0;
+  readonly #head = Buffer.alloc(5)
+  #headLength = 0
+  /** A payload that came in more than one piece, as far as it has come. */
+  #payload: Buffer | undefined
+  #filled = 0;
 
   *push(chunk: Buffer): Generator<Frame> {
-    this.#chunks.push(chunk)
-    this.#length += chunk.length
-    while (this.#length >= 5) {
-      const head = this.#peek(5)
-      const kind = head[0] ?? 255
-      const size = head.readUInt32BE(1)
-      if (!kinds.has(kind)) throw new Error(`unknown frame kind ${kind}`)
-      if (size > maxFrameBytes) throw new Error(`a frame of ${size} bytes is over the limit of ${maxFrameBytes}`)
-      if (this.#length < 5 + size) return
-      this.#take(5)
-      yield { kind: kind as FrameKind, payload: this.#take(size) }
-    }
-  }
-
-  #peek(count: number): Buffer {
-    const first = this.#chunks[0]
-    if (first && first.length >= count) return first.subarray(0, count)
-    return Buffer.concat(this.#chunks).subarray(0, count)
-  }
-
-  #take(count: number): Buffer {
-    this.#length -= count
-    const first = this.#chunks[0]
-    if (first && first.length > count) {
-      this.#chunks[0] = first.subarray(count)
-      return first.subarray(0, count)
-    }
-    const taken: Buffer[] = []
-    let missing = count
-    while (missing > 0) {
-      const chunk = this.#chunks.shift()
-      if (!chunk) break
-      if (chunk.length > missing) {
-        taken.push(chunk.subarray(0, missing))
-        this.#chunks.unshift(chunk.subarray(missing))
-        missing = 0
-      } else {
-        taken.push(chunk)
-        missing -= chunk.length
+    let rest = chunk
+    while (rest.length > 0) {
+      if (this.#headLength < 5) {
+        const taken = rest.copy(this.#head, this.#headLength)
+        this.#headLength += taken
+        rest = rest.subarray(taken)
+        if (this.#headLength < 5) return
       }
+      const size = payloadSize(this.#head)
+      const missing = size - this.#filled
+      const part = rest.subarray(0, missing)
+      rest = rest.subarray(part.length)
+      if (part.length === size) {
+        yield this.#finish(part)
+        continue
+      }
+      this.#payload ??= Buffer.allocUnsafe(size)
+      this.#filled += part.copy(this.#payload, this.#filled)
+      if (this.#filled === size) yield this.#finish(this.#payload)
     }
-    return taken.length === 1 && taken[0] ? taken[0] : Buffer.concat(taken)
   }
+
+  #finish(payload: Buffer): Frame {
+    this.#payload = undefined
+    this.#filled = 0
+    this.#headLength = 0
+    return { kind: this.#head[0] as FrameKind, payload }
+  }
+}
+
+function payloadSize(head: Buffer): number {
+  const kind = head[0] ?? 255
+  const size = head.readUInt32BE(1)
+  if (!kinds.has(kind)) throw new Error(`unknown frame kind ${kind}`)
+  if (size > maxFrameBytes) throw new Error(`a frame of ${size} bytes is over the limit of ${maxFrameBytes}`)
+  return size
 }

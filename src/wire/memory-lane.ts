@@ -65,6 +65,11 @@ export class Lane {
     this.poke()
   }
 
+  /** The same, for whichever of the two this end is. */
+  resetAt(end: End, fault: Fault): void {
+    this.reset(end === this.#from ? 'from' : 'to', fault)
+  }
+
   /** Tells the receiver of the loss even while it does not take anything. */
   onLost(listener: () => void): void {
     this.#onLost = listener

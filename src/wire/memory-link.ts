@@ -6,10 +6,10 @@ import type { Random } from '../kit/random.ts'
 import { Fault } from '../model/fault.ts'
 import type { NodeId } from '../model/ids.ts'
 import { checkAnswer, faultLine, okLine } from './answer.ts'
-import { Conversation } from './conversation.ts'
 import type { AgentLink, ControlLink, StreamService } from './link.ts'
 import { type End, Lane, type Line } from './memory-lane.ts'
 import { memoryStream } from './memory-stream.ts'
+import { MemoryTalk } from './memory-talk.ts'
 import { AgentMessage, ControlMessage, leaseMs } from './messages.ts'
 
 /**
@@ -172,38 +172,41 @@ class Connection {
   }
 
   heal(): void {
-    if (this.#isClosed) this.#resetServices()
     for (const lane of [...this.#lanes.keys()]) lane.poke()
   }
 
   agentLink(peer: AgentLink['peer']): AgentLink {
-    const stream = this.#stream({ outgoing: this.#toAgent, incoming: this.#toControl })
-    const talk = new Conversation<AgentMessage, ControlMessage>(stream, {
+    const talk = new MemoryTalk<AgentMessage, ControlMessage>({
+      outgoing: this.#toAgent,
+      incoming: this.#toControl,
       schema: AgentMessage,
       peer: `node ${peer.node}`,
+      lost: lostStream,
+      onOver: () => this.#over('control'),
     })
-    this.#closeWith(stream, 'control')
     return {
       peer,
       remote: `memory:${peer.node}`,
-      messages: talk.messages(),
+      messages: talk.messages,
       send: (message) => talk.send(message),
       open: (service, request, { signal }) => this.#open(service, request, signal),
-      [Symbol.asyncDispose]: () => this.#close(stream, this.#toControl),
+      [Symbol.asyncDispose]: async () => talk.close(),
     }
   }
 
   controlLink(): ControlLink {
-    const stream = this.#stream({ outgoing: this.#toControl, incoming: this.#toAgent })
-    const talk = new Conversation<ControlMessage, AgentMessage>(stream, {
+    const talk = new MemoryTalk<ControlMessage, AgentMessage>({
+      outgoing: this.#toControl,
+      incoming: this.#toAgent,
       schema: ControlMessage,
       peer: 'the control plane',
+      lost: lostStream,
+      onOver: () => this.#over('agent'),
     })
-    this.#closeWith(stream, 'agent')
     return {
-      messages: talk.messages(),
+      messages: talk.messages,
       send: (message) => talk.send(message),
-      [Symbol.asyncDispose]: () => this.#close(stream, this.#toAgent),
+      [Symbol.asyncDispose]: async () => talk.close(),
     }
   }
 
@@ -299,25 +302,11 @@ class Connection {
   }
 
   /** A conversation that is over, however it ended, is a connection that is over. */
-  #closeWith(stream: Duplex, side: Side): void {
-    stream.once('end', () => stream.end())
-    stream.once('close', () => this.lose(side))
-  }
-
-  /** In good order: what was said before is still heard, then the other side's messages end. */
-  async #close(stream: Duplex, incoming: Lane): Promise<void> {
-    stream.end()
-    incoming.discard()
-    incoming.end()
+  #over(side: Side): void {
+    this.#release(this.#toAgent)
+    this.#release(this.#toControl)
     this.#isClosed = true
-    if (!this.#line.isCut) this.#resetServices()
-  }
-
-  #resetServices(): void {
-    for (const lane of [...this.#serviceLanes]) {
-      lane.reset('from', lostStream())
-      lane.reset('to', lostStream())
-    }
+    for (const lane of [...this.#serviceLanes]) lane.resetAt(this.#ends[side], lostStream())
   }
 }
 

@@ -14,7 +14,7 @@ import { byteStream, resetStream } from './byte-stream.ts'
 import { type Address, addressText, dialTls } from './dial.ts'
 import { readHead } from './head.ts'
 import type { Identity } from './identity.ts'
-import { endSession, goawayReason, watchPeer } from './session.ts'
+import { breakSession, endSession, goawayReason, watchPeer } from './session.ts'
 import { connectionWindowBytes, conversationPath, maxHeadBytes, servicePrefix, sessionOptions } from './settings.ts'
 
 /**
@@ -39,7 +39,7 @@ export async function dialControl(options: DialOptions): Promise<ControlLink> {
     void watchPeer(session, { clock })
     return new Http2ControlLink({ session, stream, address, clock })
   } catch (error) {
-    session.destroy()
+    breakSession(session)
     throw error
   }
 }

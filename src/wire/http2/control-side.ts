@@ -11,7 +11,7 @@ import { AgentMessage, type ControlMessage } from '../messages.ts'
 import { byteStream, resetStream } from './byte-stream.ts'
 import { readHead } from './head.ts'
 import { readPeer } from './peer.ts'
-import { endSession, refuse } from './session.ts'
+import { breakSession, endSession, refuse } from './session.ts'
 import {
   connectionWindowBytes,
   conversationPath,
@@ -52,7 +52,7 @@ export async function acceptAgent(
     await answered(stream, { lost, signal: patience.signal })
     return new Http2AgentLink({ session, stream, peer, remote, clock })
   } catch (error) {
-    session.destroy()
+    breakSession(session)
     throw error
   }
 }

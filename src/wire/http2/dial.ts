@@ -100,7 +100,7 @@ export function dialFault(error: NodeJS.ErrnoException, where: string): Fault {
       { cause: error },
     )
   }
-  if (untrusted.has(code)) {
+  if (untrustedCodes.has(code)) {
     return new Fault(
       'unauthenticated',
       `the server at ${where} presents a certificate of another authority; it is another control plane, or this one was set up anew`,
@@ -117,7 +117,8 @@ export function dialFault(error: NodeJS.ErrnoException, where: string): Fault {
   return new Fault('unavailable', `cannot connect to the control plane at ${where}`, { cause: error })
 }
 
-const untrusted = new Set([
+/** Codes of TLS errors that mean: not our authority. */
+export const untrustedCodes: ReadonlySet<string> = new Set([
   'SELF_SIGNED_CERT_IN_CHAIN',
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',

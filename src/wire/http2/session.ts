@@ -7,13 +7,23 @@ import { beatMs, leaseMs } from '../messages.ts'
 import { sessionOptions } from './settings.ts'
 
 /** The end of a session, said by either side; what it still had to say gets a moment to leave. */
-export async function endSession(session: Http2Session, { clock, withinMs = 1000 }: EndOptions): Promise<void> {
+export async function endSession(session: Http2Session, options: EndOptions): Promise<void> {
+  if (!session.destroyed) session.close()
+  await closed(session, options)
+}
+
+/** Waits until the session has closed, and breaks it off when that takes too long. */
+async function closed(session: Http2Session, { clock, withinMs = 1000 }: EndOptions): Promise<void> {
   if (session.destroyed) return
-  const closed = new Promise<void>((resolve) => session.once('close', resolve))
+  const done = new Promise<void>((resolve) => session.once('close', resolve))
   using patience = deadline(clock, withinMs)
-  patience.signal.addEventListener('abort', () => session.destroy(), { once: true })
-  session.close()
-  await closed
+  patience.signal.addEventListener('abort', () => breakSession(session), { once: true })
+  await done
+}
+
+/** With an error, because streams that are destroyed without one look as if they had ended. */
+export function breakSession(session: Http2Session): void {
+  session.destroy(new Error('the connection was broken off'), http2.constants.NGHTTP2_CANCEL)
 }
 
 interface EndOptions {
@@ -28,10 +38,11 @@ interface EndOptions {
 export async function refuse(socket: Duplex, reason: unknown, { clock }: { clock: Clock }): Promise<void> {
   const session = http2.connect('https://agent', { ...sessionOptions, createConnection: () => socket })
   session.on('error', () => {})
-  session.on('connect', () => {
+  session.once('connect', () => {
     session.goaway(http2.constants.NGHTTP2_INADEQUATE_SECURITY, 0, Buffer.from(sentence(reason).slice(0, 1000)))
+    session.close()
   })
-  await endSession(session, { clock })
+  await closed(session, { clock })
 }
 
 /** What a GOAWAY says, when it says something. */
@@ -48,7 +59,7 @@ export async function watchPeer(session: Http2Session, { clock }: { clock: Clock
     await clock.sleep(beatMs, { signal: over.signal }).catch(() => {})
     if (session.destroyed || session.closed) return
     using patience = deadline(clock, leaseMs, over.signal)
-    if (!(await answersPing(session, patience.signal))) session.destroy()
+    if (!(await answersPing(session, patience.signal))) breakSession(session)
   }
 }
 
