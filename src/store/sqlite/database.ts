@@ -5,7 +5,7 @@ import { Fault } from '../../model/fault.ts'
 export type Value = string | number | null
 
 /**
- * A connection to one SQLite file; the only file of Tutti that knows `node:sqlite`. Statements are prepared once, values
+ * A connection to one SQLite file; the only file of the store that knows `node:sqlite`. Statements are prepared once, values
  * are checked, errors become faults that name the file and say what would help.
  */
 export class Database implements Disposable {
