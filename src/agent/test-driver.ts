@@ -1,4 +1,5 @@
 import type { Driver, Exit, Handle, TaskPlan } from '../drivers/driver.ts'
+import type { Guest } from '../guest/guest.ts'
 import type { Clock } from '../kit/clock.ts'
 import { Fault } from '../model/fault.ts'
 
@@ -12,6 +13,9 @@ export class TestMachine {
   /** Called before a start; may throw or wait. */
   beforeStart: (plan: TaskPlan) => Promise<void> | void = () => {}
   beforePrepare: (plan: TaskPlan, signal: AbortSignal) => Promise<void> | void = () => {}
+  exec: Guest['exec'] = async () => {
+    throw new Fault('invalid', 'there is no such program')
+  }
   #pid = 100
   readonly #remembering: boolean
 
@@ -109,11 +113,7 @@ function handleOf(run: Running, crashed: () => boolean, machine: TestMachine): H
       run.end({ code: 143, signal })
     },
     stats: async () => ({ memory: 1, cpuMs: 2, pids: 3 }),
-    guest: {
-      exec: async () => {
-        throw new Fault('invalid', 'there is no such program')
-      },
-    },
+    guest: { exec: (request, options) => machine.exec(request, options) },
     [Symbol.asyncDispose]: async () => {},
   }
 }
