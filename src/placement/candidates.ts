@@ -3,8 +3,8 @@ import { askOf, hasRoom } from './fit.ts'
 import { mix } from './mix.ts'
 import { cost, faultyCost } from './rank.ts'
 import type { Ask } from './room.ts'
-import { nodeRules } from './rules/all.ts'
 import type { Usage } from './usage.ts'
+import type { Verdict } from './verdicts.ts'
 
 interface CandidatesOptions {
   job: Job
@@ -23,6 +23,7 @@ export class Candidates {
   readonly ask: Ask
   readonly #usage: Usage
   readonly #options: CandidatesOptions
+  readonly #verdict: Verdict
   readonly #costs: Float64Array
   readonly #ties: Uint32Array
   /** Where each row stands in the heap; -1: not a candidate. */
@@ -32,6 +33,7 @@ export class Candidates {
   constructor(usage: Usage, options: CandidatesOptions) {
     this.ask = askOf(options.job.spec)
     this.#usage = usage
+    this.#verdict = usage.verdicts.of(options.job.spec)
     this.#options = options
     this.#costs = new Float64Array(usage.rows)
     this.#ties = new Uint32Array(usage.rows)
@@ -62,9 +64,7 @@ export class Candidates {
   /** May the node take copies of this job at all, room aside? */
   couldTake(row: number): boolean {
     const node = this.#usage.isOpen(row) ? this.#usage.node(row) : undefined
-    if (!node) return false
-    for (const rule of nodeRules) if (!rule.passes(node, this.#options.job.spec)) return false
-    return true
+    return node !== undefined && this.#verdict.passes(row, node)
   }
 
   /** The row has taken a copy: it is ranked anew, or leaves when it is full. */

@@ -119,12 +119,31 @@ function fixed(amount: number): number {
 }
 
 class UsedRoom implements Room {
-  readonly facts: NodeFacts
+  readonly #facts: NodeFacts
   readonly #used: NodeUsed
 
   constructor(facts: NodeFacts, used: NodeUsed) {
-    this.facts = facts
+    this.#facts = facts
     this.#used = used
+  }
+
+  get cores(): number {
+    return this.#facts.cores
+  }
+  get coreMHz(): number {
+    return this.#facts.coreMHz
+  }
+  get memory(): number {
+    return this.#facts.memory
+  }
+  get disk(): number {
+    return this.#facts.disk
+  }
+  get firstDynamicPort(): number {
+    return this.#facts.ports[0]
+  }
+  get lastDynamicPort(): number {
+    return this.#facts.ports[1]
   }
 
   get usedMHz(): number {
@@ -141,8 +160,12 @@ class UsedRoom implements Room {
   }
   get usedDynamicPorts(): number {
     let count = 0
-    for (const port of this.#used.ports.keys()) if (inDynamicRange(this.facts, port)) count += 1
+    for (const port of this.#used.ports.keys()) if (inDynamicRange(this, port)) count += 1
     return count
+  }
+
+  counter(name: string): number {
+    return this.#facts.counters[name] ?? 0
   }
 
   usedCounter(name: string): number {

@@ -6,8 +6,8 @@ export function pickPorts(room: Room, ask: Ask, seed: number): Record<string, nu
   const ports: Record<string, number> = {}
   for (const { name, port } of ask.staticPorts) ports[name] = port
   if (ask.dynamicPorts.length === 0) return ports
-  const [first, last] = room.facts.ports
-  const size = last - first + 1
+  const first = room.firstDynamicPort
+  const size = room.lastDynamicPort - first + 1
   const taken = new Set(Object.values(ports))
   let at = mix(seed, ask.dynamicPorts.length) % size
   for (const name of ask.dynamicPorts) {

@@ -20,8 +20,9 @@ export const homeBonus = 0.25
 export const volumeBonus = 1000
 
 /** The mean of the squared shares of CPU and memory: one nearly used up counts more than two half used. */
-function load({ facts, usedMHz, usedCores, usedMemory }: Room, ask: Ask): number {
-  const cpu = (usedMHz + ask.cpuMHz + (usedCores + ask.cores) * facts.coreMHz) / (facts.cores * facts.coreMHz)
-  const memory = facts.memory === 0 ? 1 : (usedMemory + ask.memory) / facts.memory
+function load(room: Room, ask: Ask): number {
+  const { coreMHz } = room
+  const cpu = (room.usedMHz + ask.cpuMHz + (room.usedCores + ask.cores) * coreMHz) / (room.cores * coreMHz)
+  const memory = room.memory === 0 ? 1 : (room.usedMemory + ask.memory) / room.memory
   return (cpu * cpu + memory * memory) / 2
 }

@@ -1,5 +1,3 @@
-import type { NodeFacts } from '../model/node.ts'
-
 /**
  * What one copy of a job asks of a node, and what a node has: the two sides of every question about room.
  * CPU is asked for in MHz or in cores; on a node a core is worth its own MHz.
@@ -27,7 +25,13 @@ export interface StaticPortAsk {
 
 /** One node's capacity and what its live allocations hold of it. */
 export interface Room {
-  readonly facts: NodeFacts
+  readonly cores: number
+  readonly coreMHz: number
+  readonly memory: number
+  readonly disk: number
+  counter(name: string): number
+  readonly firstDynamicPort: number
+  readonly lastDynamicPort: number
   readonly usedMHz: number
   readonly usedCores: number
   readonly usedMemory: number
@@ -39,6 +43,9 @@ export interface Room {
   readonly usedDynamicPorts: number
 }
 
-export function inDynamicRange(facts: NodeFacts, port: number): boolean {
-  return port >= facts.ports[0] && port <= facts.ports[1]
+export function inDynamicRange(
+  { firstDynamicPort, lastDynamicPort }: Pick<Room, 'firstDynamicPort' | 'lastDynamicPort'>,
+  port: number,
+): boolean {
+  return port >= firstDynamicPort && port <= lastDynamicPort
 }

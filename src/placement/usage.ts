@@ -1,10 +1,11 @@
 import type { Allocation } from '../model/allocation.ts'
 import type { AllocationId, NodeId } from '../model/ids.ts'
 import type { JobSpec } from '../model/job.ts'
-import { isOpen, type Node, type NodeFacts } from '../model/node.ts'
+import { isOpen, type Node } from '../model/node.ts'
 import { askOf } from './fit.ts'
 import { hashText } from './mix.ts'
 import { type Ask, inDynamicRange, type Room } from './room.ts'
+import { Verdicts } from './verdicts.ts'
 
 type Held = Pick<Allocation, 'id' | 'node' | 'ports'>
 
@@ -20,15 +21,25 @@ export class Usage {
   readonly #counters: Map<string, number>[] = []
   readonly #ports: Map<number, string>[] = []
   readonly #cursor = new Cursor(this)
+  /** Remembered between plans, since it costs more than counting. */
+  readonly verdicts = new Verdicts()
   #columns = makeColumns(64)
 
   setNode(node: Node): void {
     const row = this.#rowOf(node.id)
-    const before = this.#nodes[row]?.facts?.ports
+    const { facts } = node
     this.#nodes[row] = node
-    this.#columns.open[row] = isOpen(node) ? 1 : 0
-    const after = node.facts?.ports
-    if (before?.[0] !== after?.[0] || before?.[1] !== after?.[1]) this.#countDynamicPorts(row)
+    const columns = this.#columns
+    columns.open[row] = isOpen(node) ? 1 : 0
+    columns.cores[row] = facts?.cores ?? 0
+    columns.coreMHz[row] = facts?.coreMHz ?? 0
+    columns.memory[row] = facts?.memory ?? 0
+    columns.disk[row] = facts?.disk ?? 0
+    const [first, last] = facts?.ports ?? noPorts
+    if (columns.firstPort[row] === first && columns.lastPort[row] === last) return
+    columns.firstPort[row] = first
+    columns.lastPort[row] = last
+    this.#countDynamicPorts(row)
   }
 
   removeNode(id: NodeId): void {
@@ -85,9 +96,8 @@ export class Usage {
   take(row: number, ask: Ask, ports: readonly number[], holder: string): void {
     this.#addTo(row, ask, 1)
     const held = this.#ports[row]
-    const facts = this.#nodes[row]?.facts
     for (const port of ports) {
-      if (facts && !held?.has(port) && inDynamicRange(facts, port)) add(this.#columns.dynamicPorts, row, 1)
+      if (!held?.has(port) && this.#isDynamic(row, port)) add(this.#columns.usedDynamicPorts, row, 1)
       held?.set(port, holder)
     }
   }
@@ -95,11 +105,10 @@ export class Usage {
   give(row: number, ask: Ask, ports: readonly number[], holder: string): void {
     this.#addTo(row, ask, -1)
     const held = this.#ports[row]
-    const facts = this.#nodes[row]?.facts
     for (const port of ports) {
       if (held?.get(port) !== holder) continue
       held.delete(port)
-      if (facts && inDynamicRange(facts, port)) add(this.#columns.dynamicPorts, row, -1)
+      if (this.#isDynamic(row, port)) add(this.#columns.usedDynamicPorts, row, -1)
     }
   }
 
@@ -109,15 +118,13 @@ export class Usage {
   }
 
   /** For the room of one row. */
-  facts(row: number): NodeFacts {
-    const facts = this.#nodes[row]?.facts
-    if (!facts) throw new Error('a node without facts has no room to look at')
-    return facts
-  }
   get columns(): Readonly<Columns> {
     return this.#columns
   }
   counter(row: number, name: string): number {
+    return this.#nodes[row]?.facts?.counters[name] ?? 0
+  }
+  usedCounter(row: number, name: string): number {
     return this.#counters[row]?.get(name) ?? 0
   }
   portHolder(row: number, port: number): string | undefined {
@@ -128,7 +135,7 @@ export class Usage {
     const known = this.#rows.get(id)
     if (known !== undefined) return known
     const row = this.#nodes.length
-    if (row >= this.#columns.mhz.length) this.#columns = grown(this.#columns)
+    if (row >= this.#columns.open.length) this.#columns = grown(this.#columns)
     this.#rows.set(id, row)
     this.#nodes.push(undefined)
     this.#counters.push(new Map())
@@ -138,10 +145,10 @@ export class Usage {
   }
 
   #addTo(row: number, ask: Ask, sign: 1 | -1): void {
-    add(this.#columns.mhz, row, sign * ask.cpuMHz)
-    add(this.#columns.cores, row, sign * ask.cores)
-    add(this.#columns.memory, row, sign * ask.memory)
-    add(this.#columns.disk, row, sign * ask.disk)
+    add(this.#columns.usedMHz, row, sign * ask.cpuMHz)
+    add(this.#columns.usedCores, row, sign * ask.cores)
+    add(this.#columns.usedMemory, row, sign * ask.memory)
+    add(this.#columns.usedDisk, row, sign * ask.disk)
     const counters = this.#counters[row]
     for (const { name, count } of ask.counters) {
       const next = (counters?.get(name) ?? 0) + sign * count
@@ -151,44 +158,43 @@ export class Usage {
   }
 
   #countDynamicPorts(row: number): void {
-    const facts = this.#nodes[row]?.facts
     let count = 0
-    for (const port of this.#ports[row]?.keys() ?? []) if (facts && inDynamicRange(facts, port)) count += 1
-    this.#columns.dynamicPorts[row] = count
+    for (const port of this.#ports[row]?.keys() ?? []) if (this.#isDynamic(row, port)) count += 1
+    this.#columns.usedDynamicPorts[row] = count
+  }
+
+  #isDynamic(row: number, port: number): boolean {
+    return inDynamicRange(this.#cursor.at(row), port)
   }
 }
 
-interface Columns {
-  mhz: Float64Array
-  cores: Float64Array
-  memory: Float64Array
-  disk: Float64Array
-  dynamicPorts: Int32Array
-  open: Uint8Array
-  hash: Uint32Array
-}
+/** A range that no port is in: of a node that has not said what it is. */
+const noPorts = [0, -1] as const
 
-function makeColumns(length: number): Columns {
+/** What nodes have, and what is held of it. */
+type Columns = ReturnType<typeof makeColumns>
+
+function makeColumns(length: number) {
   return {
-    mhz: new Float64Array(length),
-    cores: new Float64Array(length),
-    memory: new Float64Array(length),
-    disk: new Float64Array(length),
-    dynamicPorts: new Int32Array(length),
     open: new Uint8Array(length),
     hash: new Uint32Array(length),
+    cores: new Float64Array(length),
+    coreMHz: new Float64Array(length),
+    memory: new Float64Array(length),
+    disk: new Float64Array(length),
+    firstPort: new Int32Array(length),
+    lastPort: new Int32Array(length).fill(-1),
+    usedMHz: new Float64Array(length),
+    usedCores: new Float64Array(length),
+    usedMemory: new Float64Array(length),
+    usedDisk: new Float64Array(length),
+    usedDynamicPorts: new Int32Array(length),
   }
 }
 
 function grown(columns: Columns): Columns {
-  const next = makeColumns(columns.mhz.length * 2)
-  next.mhz.set(columns.mhz)
-  next.cores.set(columns.cores)
-  next.memory.set(columns.memory)
-  next.disk.set(columns.disk)
-  next.dynamicPorts.set(columns.dynamicPorts)
-  next.open.set(columns.open)
-  next.hash.set(columns.hash)
+  const next = makeColumns(columns.open.length * 2)
+  for (const name of Object.keys(next) as (keyof Columns)[]) next[name].set(columns[name])
   return next
 }
 
@@ -210,27 +216,46 @@ class Cursor implements Room {
     return this
   }
 
-  get facts(): NodeFacts {
-    return this.#usage.facts(this.#row)
-  }
-  get usedMHz(): number {
-    return this.#usage.columns.mhz[this.#row] ?? 0
-  }
-  get usedCores(): number {
+  get cores(): number {
     return this.#usage.columns.cores[this.#row] ?? 0
   }
-  get usedMemory(): number {
+  get coreMHz(): number {
+    return this.#usage.columns.coreMHz[this.#row] ?? 0
+  }
+  get memory(): number {
     return this.#usage.columns.memory[this.#row] ?? 0
   }
-  get usedDisk(): number {
+  get disk(): number {
     return this.#usage.columns.disk[this.#row] ?? 0
   }
+  get firstDynamicPort(): number {
+    return this.#usage.columns.firstPort[this.#row] ?? 0
+  }
+  get lastDynamicPort(): number {
+    return this.#usage.columns.lastPort[this.#row] ?? 0
+  }
+  get usedMHz(): number {
+    return this.#usage.columns.usedMHz[this.#row] ?? 0
+  }
+  get usedCores(): number {
+    return this.#usage.columns.usedCores[this.#row] ?? 0
+  }
+  get usedMemory(): number {
+    return this.#usage.columns.usedMemory[this.#row] ?? 0
+  }
+  get usedDisk(): number {
+    return this.#usage.columns.usedDisk[this.#row] ?? 0
+  }
   get usedDynamicPorts(): number {
-    return this.#usage.columns.dynamicPorts[this.#row] ?? 0
+    return this.#usage.columns.usedDynamicPorts[this.#row] ?? 0
+  }
+
+  counter(name: string): number {
+    return this.#usage.counter(this.#row, name)
   }
 
   usedCounter(name: string): number {
-    return this.#usage.counter(this.#row, name)
+    return this.#usage.usedCounter(this.#row, name)
   }
 
   portHolder(port: number): string | undefined {

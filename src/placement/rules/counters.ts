@@ -19,5 +19,5 @@ export const counters: RoomRule = {
 }
 
 function free(room: Room, { name }: CounterAsk): number {
-  return (room.facts.counters[name] ?? 0) - room.usedCounter(name)
+  return room.counter(name) - room.usedCounter(name)
 }

@@ -6,20 +6,19 @@ export const cpu: RoomRule = {
   name: 'cpu',
   passes: (room, ask) =>
     (ask.cpuMHz === 0 && ask.cores === 0) ||
-    room.usedMHz + ask.cpuMHz + (room.usedCores + ask.cores) * room.facts.coreMHz <=
-      room.facts.cores * room.facts.coreMHz,
+    room.usedMHz + ask.cpuMHz + (room.usedCores + ask.cores) * room.coreMHz <= room.cores * room.coreMHz,
   refusal: (room, ask) => (ask.cores > 0 ? inCores(room, ask) : inMHz(room, ask)),
 }
 
 function inCores(room: Room, ask: Ask) {
-  const needs = ask.cores + ask.cpuMHz / room.facts.coreMHz
-  const free = room.facts.cores - room.usedCores - room.usedMHz / room.facts.coreMHz
+  const needs = ask.cores + ask.cpuMHz / room.coreMHz
+  const free = room.cores - room.usedCores - room.usedMHz / room.coreMHz
   const format = (cores: number) => `${rounded(cores, 2)} ${rounded(cores, 2) === 1 ? 'core' : 'cores'}`
   return lack({ needs, free, format })
 }
 
 function inMHz(room: Room, ask: Ask) {
-  const { cores, coreMHz } = room.facts
+  const { cores, coreMHz } = room
   const free = (cores - room.usedCores) * coreMHz - room.usedMHz
   return lack({ needs: ask.cpuMHz, free, format: (mhz) => `${rounded(mhz, 0)} MHz` })
 }

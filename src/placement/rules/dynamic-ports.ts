@@ -12,8 +12,8 @@ export const dynamicPorts: RoomRule = {
   }),
 }
 
-function free({ facts, usedDynamicPorts }: Room, ask: Ask): number {
-  let count = facts.ports[1] - facts.ports[0] + 1 - usedDynamicPorts
-  for (const { port } of ask.staticPorts) if (inDynamicRange(facts, port)) count -= 1
+function free(room: Room, ask: Ask): number {
+  let count = room.lastDynamicPort - room.firstDynamicPort + 1 - room.usedDynamicPorts
+  for (const { port } of ask.staticPorts) if (inDynamicRange(room, port)) count -= 1
   return count
 }
