@@ -23,6 +23,7 @@ import { beatMs } from '../src/wire/messages.ts'
  *
  *   node bench/link.ts [--calls 5000] [--mebibytes 1024] [--agents 1000] [--seconds 30]
  *
+ * `--calls 0` or `--agents 0` leaves a part out; memory is only worth looking at without the first.
  * The agents of the second part live in a process of their own. Prints a table and one line of JSON.
  */
 const { values } = parseArgs({
@@ -38,13 +39,24 @@ const piece = Buffer.alloc(256 * 1024, 'tutti')
 
 async function main(): Promise<void> {
   const authority = await createAuthority({ name: 'bench', clock, random })
+  const figures: Record<string, number> = {}
+  if (Number(values.calls) > 0) Object.assign(figures, await measureLink(authority, Number(values.calls)))
+  if (Number(values.agents) > 0) Object.assign(figures, await measureFleet(authority, Number(values.agents)))
+  const rounded = Object.fromEntries(
+    Object.entries(figures).map(([name, figure]) => [name, Number(figure.toPrecision(4))]),
+  )
+  console.table(rounded)
+  console.log(JSON.stringify({ bench: 'link', ...rounded }))
+}
+
+async function measureLink(authority: Authority, calls: number): Promise<Record<string, number>> {
   const identity = await newIdentity(authority)
   const total = Number(values.mebibytes) * 2 ** 20
   const figures: Record<string, number> = {}
   {
     await using rig = await openRig(authority)
     const { agent, control } = await rig.connect(identity, services)
-    Object.assign(figures, await measureCalls(control, Number(values.calls)))
+    Object.assign(figures, await measureCalls(control, calls))
     for (const streams of [1, 8]) {
       await pull(control, streams, total / 4)
       figures[`ours ${streams} MB/s`] = await pull(control, streams, total)
@@ -57,12 +69,7 @@ async function main(): Promise<void> {
   figures['ours 1 / raw TLS'] = ratio(figures, 'ours 1 MB/s', 'raw TLS MB/s')
   figures['ours 1 / bare HTTP/2 1'] = ratio(figures, 'ours 1 MB/s', 'bare HTTP/2 1 MB/s')
   figures['ours 8 / bare HTTP/2 8'] = ratio(figures, 'ours 8 MB/s', 'bare HTTP/2 8 MB/s')
-  if (Number(values.agents) > 0) Object.assign(figures, await measureFleet(authority, Number(values.agents)))
-  const rounded = Object.fromEntries(
-    Object.entries(figures).map(([name, figure]) => [name, Number(figure.toPrecision(4))]),
-  )
-  console.table(rounded)
-  console.log(JSON.stringify({ bench: 'link', ...rounded }))
+  return figures
 }
 
 const services: Record<string, StreamService> = {
