@@ -261,7 +261,7 @@ describe('updating', () => {
     assert.deepEqual(made.moves, [])
     assert.match(
       made.blocked,
-      /^the update of "web" waits \(2 of 2 copies still run an older version, .*2 lack memory \(needs 640 GiB/,
+      /^the update of "web" waits \(2 of 2 copies keep an older version, .*2 lack memory \(needs 640 GiB/,
     )
   })
 

@@ -27,8 +27,27 @@ export type Standing =
   /** A live copy that runs, or without a restart can run, the newest version. */
   | { kind: 'current'; allocation: Allocation }
 
-/** Judges the slots of one job. */
-export class Judge {
+/** A slot that is there or should be. */
+export interface Entry {
+  index: number
+  slot: Slot | undefined
+  /** What the slot points at, live or not. */
+  newest: Allocation | undefined
+  standing: Standing
+}
+
+/** Every slot of the job, by index. */
+export function standings(view: PlanView, job: Job, now: number): Entry[] {
+  const slots: (Slot | undefined)[] = Array.from({ length: job.stopped ? 0 : job.spec.count }, () => undefined)
+  for (const slot of view.slots(job.name)) slots[slot.index] = slot
+  const judge = new Judge(view, job, now)
+  return Array.from(slots, (slot, index) => {
+    const newest = slot?.allocation ? view.allocation(slot.allocation) : undefined
+    return { index, slot, newest, standing: judge.standing(index, slot, newest) }
+  })
+}
+
+class Judge {
   readonly #view: PlanView
   readonly #job: Job
   readonly #now: number
@@ -41,24 +60,11 @@ export class Judge {
     this.#now = now
   }
 
-  standing(index: number, slot: Slot | undefined): Standing {
-    const newest = slot?.allocation ? this.#view.allocation(slot.allocation) : undefined
+  standing(index: number, slot: Slot | undefined, newest: Allocation | undefined): Standing {
     const live = newest && isLive(newest) ? newest : undefined
     if (live?.desired === 'stop') return { kind: 'stopping', allocation: live }
     if (this.#job.stopped || index >= this.#job.spec.count) return live ? this.#excess(live) : { kind: 'done' }
     return live ? this.#live(live) : this.#empty(slot)
-  }
-
-  /** What a copy of this version would have to be restarted for. */
-  changed(version: number): readonly string[] {
-    if (version === this.#job.version) return []
-    let changed = this.#changes.get(version)
-    if (!changed) {
-      const spec = this.#view.spec(this.#job.name, version)
-      changed = spec ? needsRestart(spec, this.#job.spec) : ['a version that is not kept any more']
-      this.#changes.set(version, changed)
-    }
-    return changed
   }
 
   #excess(allocation: Allocation): Standing {
@@ -68,10 +74,22 @@ export class Judge {
   }
 
   #live(allocation: Allocation): Standing {
-    const changed = this.changed(allocation.version)
+    const changed = this.#changed(allocation.version)
     const leave = this.#leave(allocation)
     if (leave) return { kind: 'leaving', allocation, ...leave, current: changed.length === 0 }
     return changed.length > 0 ? { kind: 'outdated', allocation, changed } : { kind: 'current', allocation }
+  }
+
+  /** What a copy of this version would have to be restarted for. */
+  #changed(version: number): readonly string[] {
+    if (version === this.#job.version) return []
+    let changed = this.#changes.get(version)
+    if (!changed) {
+      const spec = this.#view.spec(this.#job.name, version)
+      changed = spec ? needsRestart(spec, this.#job.spec) : ['a version that is not kept any more']
+      this.#changes.set(version, changed)
+    }
+    return changed
   }
 
   #leave({ node }: Allocation): Leave | undefined {
