@@ -16,7 +16,7 @@ export interface DriverSettings {
 /** The drivers of a real machine. `TUTTI_FAKE_DRIVER=1` adds the fake one, to measure and to try things. */
 export function machineDrivers({ directory, clock, env }: DriverSettings): Driver[] {
   const drivers: Driver[] = [
-    new ProcessDriver({ clock }),
+    new ProcessDriver({ directory: join(directory, 'processes'), clock }),
     new ContainerDriver({
       directory: join(directory, 'containers'),
       clock,
