@@ -12,6 +12,7 @@ import type { Probe } from './probe.ts'
 import { TestMachine } from './test-driver.ts'
 import { assignmentOf, jobOf, newId, TestControl, testFacts, untilPhase } from './testing.ts'
 import { memoryWorkspace } from './workspace/memory.ts'
+import type { Workspace } from './workspace.ts'
 
 class World {
   readonly clock = new SteppedClock()
@@ -20,6 +21,7 @@ class World {
   readonly memory = new MemoryLedger()
   probe: Probe = { http: async () => {}, tcp: async () => {} }
   facts = testFacts
+  workspace: Workspace = memoryWorkspace
   lost: string | undefined
   agent: Agent | undefined
   #crashed = { yes: false }
@@ -40,7 +42,7 @@ class World {
       random: seededRandom('agent'),
       log: silentLog,
       ledger,
-      workspace: memoryWorkspace,
+      workspace: this.workspace,
       drivers: [this.machine.driver(this.clock, { crashed: () => crashed.yes })],
       probe: { http: (...ask) => this.probe.http(...ask), tcp: (...ask) => this.probe.tcp(...ask) },
       node: { id: newId() as string as NodeId, name: 'node-1', labels: { rack: 'a' } },
@@ -556,6 +558,54 @@ describe('after kill -9', () => {
     await untilPhase(clock, control, one.id, 'running')
     assert.equal(machine.starts.length, 2)
     await clock.until(() => control.kinds().includes('agent.ledger-lost'))
+  })
+
+  test('without a ledger, what is left of an unknown allocation ends only once a full set does not name it', async () => {
+    const { clock, control, machine } = world
+    await world.start()
+    await clock.settle()
+    const job = jobOf({ tasks: { main: forever } })
+    const one = assignmentOf(job)
+    control.put(job, one)
+    await untilPhase(clock, control, one.id, 'running')
+    world.crash()
+    await world.memory.forget(one.id)
+    control.assignments.clear()
+    control.reachable = false
+    const removed: string[] = []
+    world.workspace = {
+      ...memoryWorkspace,
+      list: async () => (removed.includes(one.id) ? [] : [{ allocation: one.id, tasks: ['main'] }]),
+      remove: async (id) => void removed.push(id),
+    }
+    await world.start()
+    await clock.advance(60_000)
+    assert.equal(machine.alive().length, 1)
+    control.reachable = true
+    await clock.until(() => machine.alive().length === 0)
+    await clock.until(() => control.kinds().includes('agent.leftover-removed'))
+    assert.deepEqual(removed, [one.id])
+  })
+
+  test('a healthy copy stays healthy while its checks are taken up again', async () => {
+    const { clock, control } = world
+    await world.start()
+    await clock.settle()
+    const tcp = { type: 'tcp', port: 'http' } as const
+    const job = jobOf({
+      ports: { http: 'dynamic' },
+      tasks: { main: { driver: 'fake', checks: [tcp, { ...tcp, type: 'http' }] } },
+    })
+    const one = assignmentOf(job, { ports: { http: 20_000 } })
+    control.put(job, one)
+    await clock.until(() => control.statuses.get(one.id)?.healthy === true)
+    await clock.advance(1000)
+    world.crash()
+    control.events.length = 0
+    await world.start()
+    await clock.advance(30_000)
+    assert.equal(control.statuses.get(one.id)?.healthy, true)
+    assert.deepEqual(control.kinds(), [])
   })
 
   test('closing the agent in good order leaves workloads running too', async () => {

@@ -48,6 +48,7 @@ export class AllocationRunner implements TaskHost {
   readonly #parts: Parts
   #life: Promise<void> | undefined
   #phase: 'living' | 'removing' | 'closing' = 'living'
+  #forgotten = false
   #bell: PromiseWithResolvers<void> | undefined
 
   constructor(record: AllocationRecord, parts: Parts) {
@@ -155,6 +156,8 @@ export class AllocationRunner implements TaskHost {
           gone.add(task)
         }
         await this.#parts.workspace.remove(this.id)
+        // A late note of its status must not bring it back.
+        this.#forgotten = true
         await this.#parts.ledger.forget(this.id)
         return
       } catch (error) {
@@ -251,6 +254,7 @@ export class AllocationRunner implements TaskHost {
   }
 
   save(): Promise<void> {
+    if (this.#forgotten) return Promise.resolve()
     return this.#parts.ledger.save(this.record)
   }
 

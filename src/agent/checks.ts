@@ -15,7 +15,9 @@ export interface CheckOptions {
   /** Where the node can be reached, for tasks that listen only there. */
   address: string
   /** Asked to answer whenever one check changes its mind. */
-  onChange: (state: { healthy: boolean; message: string; restart: boolean }) => void
+  onChange: (state: { healthy: boolean; failed: boolean; message: string; restart: boolean }) => void
+  /** All checks passed when an earlier agent asked last. */
+  wasHealthy: boolean
   signal: AbortSignal
 }
 
@@ -24,12 +26,12 @@ export interface CheckOptions {
  * outside its grace; it passes again with the first success. The task is healthy when all of its checks pass.
  */
 export function runChecks(options: CheckOptions): void {
-  const passing = options.checks.map(() => false)
+  const passing = options.checks.map(() => options.wasHealthy)
   options.checks.forEach((check, index) => {
     void follow(check, options, (passed, message) => {
       passing[index] = passed
       const healthy = passing.every(Boolean)
-      options.onChange({ healthy, message, restart: !passed && check.restart })
+      options.onChange({ healthy, failed: !passed, message, restart: !passed && check.restart })
     })
   })
 }
@@ -44,7 +46,7 @@ async function follow(
 ): Promise<void> {
   const { clock, signal } = options
   const begun = clock.monotonic()
-  let state: 'unknown' | 'passing' | 'failing' = 'unknown'
+  let state: 'unknown' | 'passing' | 'failing' = options.wasHealthy ? 'passing' : 'unknown'
   let failures = 0
   try {
     while (!signal.aborted) {

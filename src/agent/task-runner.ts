@@ -376,11 +376,12 @@ export class TaskRunner {
       clock,
       handle,
       signal,
-      onChange: ({ healthy, message, restart }) => {
+      wasHealthy: this.record.status.healthy === true,
+      onChange: ({ healthy, failed, message, restart }) => {
         const was = this.record.status.healthy
         this.record.status.healthy = healthy
-        if (!healthy) this.record.status.message = cut(message)
-        else delete this.record.status.message
+        if (failed) this.record.status.message = cut(message)
+        else if (healthy) delete this.record.status.message
         if (healthy && !was) this.#event('info', eventKinds.taskHealthy, `task "${this.name}" is healthy: ${message}`)
         if (restart || (was && !healthy)) {
           this.#event('warning', eventKinds.taskUnhealthy, `task "${this.name}" is unhealthy: ${message}`)

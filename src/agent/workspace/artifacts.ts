@@ -33,6 +33,7 @@ export class ArtifactStore {
   readonly #idleMs: number
   readonly #keepBytes: number
   readonly #underway = new Map<string, Shared>()
+  #ready: Promise<void> | undefined
 
   constructor(options: { directory: string; clock: Clock; idleMs?: number; keepBytes?: number }) {
     this.#directory = options.directory
@@ -43,7 +44,8 @@ export class ArtifactStore {
 
   async bring(artifact: Artifact, directory: string, options: BringOptions): Promise<void> {
     const name = withoutQuery(artifact.url)
-    await mkdir(this.#directory, { recursive: true, mode: 0o700 })
+    this.#ready ??= this.#sweep()
+    await this.#ready
     const work = await mkdtemp(join(this.#directory, 'work-'))
     try {
       options.progress({ message: `fetching ${name}`, done: false })
@@ -63,6 +65,14 @@ export class ArtifactStore {
       throw explain(error, name)
     } finally {
       await rm(work, { recursive: true, force: true })
+    }
+  }
+
+  /** What an agent that was killed left half done. */
+  async #sweep(): Promise<void> {
+    await mkdir(this.#directory, { recursive: true, mode: 0o700 })
+    for (const name of await readdir(this.#directory)) {
+      if (name.startsWith('work-')) await rm(join(this.#directory, name), { recursive: true, force: true })
     }
   }
 
