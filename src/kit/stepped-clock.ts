@@ -16,7 +16,7 @@ export class SteppedClock implements Clock {
   }
 
   now(): number {
-    return this.#now
+    return Math.floor(this.#now)
   }
 
   monotonic(): number {
