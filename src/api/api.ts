@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, Server } from 'node:http'
 import type { TLSSocket } from 'node:tls'
 import type { EndpointName } from '../contract/endpoints.ts'
 import { endpoints } from '../contract/endpoints.ts'
@@ -21,6 +21,8 @@ import { tokenHandlers } from './token.ts'
 import { watchHandlers } from './watch.ts'
 
 export interface ApiOptions {
+  /** Gets the API's requests. */
+  server: Server
   control: Control
   authority: Authority
   sessions: Sessions
@@ -43,6 +45,7 @@ export async function createApi(options: ApiOptions): Promise<App> {
   }
   const names = Object.keys(handlers) as (keyof Handlers)[]
   return createApp({
+    server: options.server,
     clock: control.clock,
     log: control.log,
     routes: names.map((name) => ({ route: endpoints[name] satisfies Route, handle: handlers[name] as never })),

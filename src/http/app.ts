@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
 import { type WebSocket, WebSocketServer } from 'ws'
@@ -24,6 +24,8 @@ const bodyLimitBytes = 2 * 2 ** 20
 const maxSocketMessageBytes = 2 ** 20 + 64
 
 export interface AppOptions {
+  /** Gets the requests; who gives it connections, and with which limits, is not this file's business. */
+  server: Server
   clock: Clock
   log: Log
   routes: readonly { route: Route; handle: Handler }[]
@@ -33,19 +35,13 @@ export interface AppOptions {
 }
 
 export interface App {
-  /** Give it connections; it listens on nothing itself. */
-  server: Server
+  /** Ends what is under way, streams included. */
   close(): Promise<void>
 }
 
 /** Serves routes: parses what comes in, checks who may, and turns what goes wrong into a problem document. */
 export async function createApp(options: AppOptions): Promise<App> {
-  const server = createServer({
-    keepAliveTimeout: 75_000,
-    headersTimeout: 10_000,
-    requestTimeout: 60_000,
-    maxHeaderSize: 16_384,
-  })
+  const { server } = options
   const app = fastify({
     bodyLimit: bodyLimitBytes,
     exposeHeadRoutes: false,
@@ -65,7 +61,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   const sockets = addSockets(server, options)
   await app.ready()
   return {
-    server,
     close: async () => {
       for (const socket of sockets.clients) socket.terminate()
       server.closeAllConnections()

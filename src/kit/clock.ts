@@ -1,6 +1,6 @@
 /** Time, handed in: nothing else may read a clock or set a timer, so that the whole system can run in simulated time. */
 export interface Clock {
-  /** Ms since the epoch. May jump. */
+  /** Ms since the epoch, a whole number. May jump. */
   now(): number
   /** Ms since some start; never goes back. */
   monotonic(): number

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { type Agent, startAgent } from '../agent/agent.ts'
 import { machineFacts } from '../agent/facts.ts'
 import { SqliteLedger } from '../agent/ledger/sqlite.ts'
-import { NetProbe } from '../agent/probe/net.ts'
+import { netProbe } from '../agent/probe/net.ts'
 import { openWorkspace } from '../agent/workspace/disk.ts'
 import type { Driver } from '../drivers/driver.ts'
 import type { Clock } from '../kit/clock.ts'
@@ -39,6 +39,7 @@ export interface NodeAgentOptions {
 export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> {
   const { directory, drivers, offer, clock, random, log, signal } = options
   let { identity } = options
+  const offered = { counters: offer.counters, volumes: Object.keys(offer.volumes), address: ownAddress(identity) }
   const agent = await startAgent({
     clock,
     random,
@@ -46,9 +47,12 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> 
     ledger: SqliteLedger.open(join(directory, 'ledger.db'), { now: clock.now() }),
     workspace: openWorkspace({ root: directory, volumes: offer.volumes, hostPaths: [...offer.hostPaths], clock }),
     drivers,
-    probe: new NetProbe({ clock }),
+    probe: netProbe,
     node: { id: identity.node, name: identity.name, labels: offer.labels },
-    facts: () => machineFacts({ root: directory, drivers, version, ...offer }),
+    facts: async () => ({
+      ...(await machineFacts({ root: directory, drivers, version, ...offered })),
+      labels: offer.labels,
+    }),
     dial: ({ services, signal: until }) =>
       dialControl({ address: identity.address, identity, services, clock, log, signal: until }),
     signal,
@@ -69,4 +73,12 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> 
 
 export function identityFile(directory: string): string {
   return join(directory, 'identity.json')
+}
+
+/**
+ * Where workloads of this node are reached. An agent whose control plane is on loopback is on the same machine: its
+ * workloads then need not be open to others. Otherwise what the machine's facts say.
+ */
+function ownAddress({ address: { host } }: NodeIdentity): string | undefined {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.') ? '127.0.0.1' : undefined
 }

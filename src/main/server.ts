@@ -7,7 +7,9 @@ import type { Control } from '../control/control.ts'
 import { collectGarbage } from '../control/loops/collect.ts'
 import { watchLeases } from '../control/loops/leases.ts'
 import { planJobs } from '../control/loops/planning.ts'
+import { watchSilence } from '../control/loops/silence.ts'
 import { watchTimers } from '../control/loops/timers.ts'
+import { createHttpServer } from '../control/port/http-server.ts'
 import { openPort } from '../control/port/port.ts'
 import { Sessions } from '../control/sessions/sessions.ts'
 import type { Clock } from '../kit/clock.ts'
@@ -56,6 +58,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const loops = [planJobs, watchTimers, watchLeases, collectGarbage].map((run) =>
     run(control, { signal: stopping.signal }),
   )
+  loops.push(watchSilence(control, { sessions, signal: stopping.signal }))
   undo.defer(async () => {
     stopping.abort(new Error('the control plane is stopping'))
     await Promise.all(loops)
@@ -63,13 +66,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   undo.defer(() => sessions.close())
 
   const certify = () => issueServerCertificate({ authority, hosts: hostsOf(listen.host), now: clock.now(), random })
-  const api = await createApi({ control, authority, sessions, version })
+  const server = createHttpServer()
+  const api = await createApi({ server, control, authority, sessions, version })
   undo.defer(() => api.close())
   const port = await openPort({
     ...listen,
     ...(await certify()),
     ca: authority.caCertificate,
-    http: api.server,
+    http: server,
     onAgent: (link) => sessions.serve(link, { signal: stopping.signal }),
     clock,
     log,

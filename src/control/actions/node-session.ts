@@ -79,12 +79,17 @@ export async function updateFacts(control: Control, id: NodeId, epoch: number, f
   })
 }
 
-/** The session is over; its workloads go on, and the lease decides whether the node is lost. */
-export async function endSession(control: Control, id: NodeId, epoch: number): Promise<void> {
+/** The session is over; its workloads go on, and the lease, which runs since it was last heard, decides over the node. */
+export async function endSession(
+  control: Control,
+  id: NodeId,
+  epoch: number,
+  { heardAgoMs = 0 }: { heardAgoMs?: number } = {},
+): Promise<void> {
   await control.store.write((tx) => {
     const node = tx.get('nodes', id)
     if (!node || node.epoch !== epoch) return
-    if (node.phase === 'ready') tx.put('nodes', { ...node, phase: 'silent', since: tx.now })
+    if (node.phase === 'ready') tx.put('nodes', { ...node, phase: 'silent', since: Math.floor(tx.now - heardAgoMs) })
     else if (node.phase === 'returning') tx.put('nodes', { ...node, phase: 'lost', since: tx.now })
   })
 }

@@ -20,6 +20,7 @@ export class Session {
   readonly link: AgentLink
   readonly #view: () => View
   readonly #log: Log
+  readonly #onClose: () => void
   /** Version of the set that the agent was last sent. */
   #version = 0
   #pending = new Map<AllocationId, Allocation | undefined>()
@@ -27,13 +28,22 @@ export class Session {
   #sending = false
   #closed = false
 
-  constructor(options: { node: NodeId; epoch: number; instance: string; link: AgentLink; view: () => View; log: Log }) {
+  constructor(options: {
+    node: NodeId
+    epoch: number
+    instance: string
+    link: AgentLink
+    view: () => View
+    log: Log
+    onClose: () => void
+  }) {
     this.node = options.node
     this.epoch = options.epoch
     this.instance = options.instance
     this.link = options.link
     this.#view = options.view
     this.#log = options.log
+    this.#onClose = options.onClose
   }
 
   get version(): number {
@@ -58,9 +68,10 @@ export class Session {
     return this.link.open(service, request, options)
   }
 
-  async close(): Promise<void> {
+  /** Ends the session at once, whether or not its link still answers. */
+  close(): void {
     this.#closed = true
-    await this.link[Symbol.asyncDispose]()
+    this.#onClose()
   }
 
   #pump(): void {

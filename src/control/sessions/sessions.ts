@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream'
 import { deadline } from '../../kit/clock.ts'
+import { Queue } from '../../kit/queue.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import { NodeId } from '../../model/ids.ts'
 import type { Commit } from '../../store/store.ts'
@@ -14,6 +15,8 @@ type Hello = Extract<AgentMessage, { type: 'hello' }>
 
 /** A link that says nothing for this long at its beginning is closed. */
 const helloWithinMs = 10_000
+/** Messages of one agent that may wait to be taken in; one that says more than that is cut off. */
+const inboxLimit = 10_000
 
 /** All connected agents. Whatever is known here and not in the store is gone with a restart, and nothing misses it. */
 export class Sessions {
@@ -62,28 +65,29 @@ export class Sessions {
 
   /** Ends every session and waits until that is recorded. */
   async close(): Promise<void> {
-    await Promise.all([...this.#live.values()].map((session) => session.close().catch(() => {})))
+    for (const session of this.#live.values()) session.close()
     await Promise.all(this.#serving)
   }
 
   /** Closes sessions that have been silent for a whole lease: the network may be gone without saying so. */
-  async closeSilent(): Promise<void> {
+  closeSilent(): void {
     const now = this.#control.clock.monotonic()
     for (const [session, heard] of this.#heard) {
       if (now - heard < leaseMs) continue
       this.#control.log.warn({ node: session.node }, 'an agent fell silent; its session is closed')
-      await session.close().catch(() => {})
+      session.close()
     }
   }
 
   async #serve(link: AgentLink, signal: AbortSignal): Promise<void> {
     const { clock, log, store } = this.#control
-    await using _link = link
-    const messages = link.messages[Symbol.asyncIterator]()
+    const inbox = new Queue<AgentMessage>({ limit: inboxLimit })
+    void receive(link, inbox)
+    const messages = inbox[Symbol.asyncIterator]()
     let session: Session | undefined
     try {
       const hello = await this.#hello(messages, signal)
-      session = await this.#begin(link, hello)
+      session = await this.#begin(link, hello, () => inbox.end())
       const labels = store.view.get('nodes', session.node)?.labels ?? {}
       await link.send({ type: 'welcome', epoch: session.epoch, now: clock.now(), beatMs, leaseMs, labels })
       session.resync()
@@ -98,15 +102,19 @@ export class Sessions {
       if (fault.code === 'internal') log.warn({ err: error, remote: link.remote }, 'an agent session broke off')
       else log.info({ node: link.peer.node, reason: sentence(fault) }, 'an agent was turned away or lost')
     } finally {
+      void letGo(link)
       if (session) {
+        const heard = this.#heard.get(session) ?? clock.monotonic()
         this.#heard.delete(session)
         if (this.#live.get(session.node) === session) this.#live.delete(session.node)
         const { node, epoch } = session
-        await endSession(this.#control, node, epoch).catch((error: unknown) => {
-          // On the way down the store may be closed already; the start-up silences every node anyway.
-          if (!signal.aborted)
-            log.error({ err: error, node }, `the end of a session could not be recorded at index ${store.index}`)
-        })
+        await endSession(this.#control, node, epoch, { heardAgoMs: clock.monotonic() - heard }).catch(
+          (error: unknown) => {
+            // On the way down the store may be closed already; the start-up silences every node anyway.
+            if (!signal.aborted)
+              log.error({ err: error, node }, `the end of a session could not be recorded at index ${store.index}`)
+          },
+        )
       }
     }
   }
@@ -124,7 +132,7 @@ export class Sessions {
     return first.value
   }
 
-  async #begin(link: AgentLink, hello: Hello): Promise<Session> {
+  async #begin(link: AgentLink, hello: Hello, onClose: () => void): Promise<Session> {
     const node = NodeId.parse(hello.node)
     if (link.peer.node !== node) throw new Fault('denied', 'the certificate belongs to another node than the one named')
     const other = this.#live.get(node)
@@ -134,10 +142,18 @@ export class Sessions {
         `node "${hello.name}" is connected already, from ${other.link.remote}: two agents cannot share one identity, so give this one its own data directory and join it under another name`,
       )
     }
-    if (other) await other.close().catch(() => {})
+    other?.close()
     const row = await beginSession(this.#control, node, { ...hello, keyFingerprint: link.peer.keyFingerprint })
     const { store, log } = this.#control
-    const session = new Session({ node, epoch: row.epoch, instance: hello.instance, link, view: () => store.view, log })
+    const session = new Session({
+      node,
+      epoch: row.epoch,
+      instance: hello.instance,
+      link,
+      view: () => store.view,
+      log,
+      onClose,
+    })
     this.#live.set(node, session)
     this.#heard.set(session, this.#control.clock.monotonic())
     return session
@@ -186,5 +202,24 @@ export class Sessions {
       const session = subject && this.#live.get(subject.node)
       if (session && concernsAgent(row, before)) session.note(subject.id, row?.phase === 'lost' ? undefined : row)
     }
+  }
+}
+
+/** What the agent says, until its link ends. Read apart, so that a session can be closed while its link is stuck. */
+async function receive(link: AgentLink, inbox: Queue<AgentMessage>): Promise<void> {
+  try {
+    for await (const message of link.messages) inbox.push(message)
+    inbox.end()
+  } catch (error) {
+    inbox.end(error)
+  }
+}
+
+/** The link may be stuck or broken; nobody waits for it. */
+async function letGo(link: AgentLink): Promise<void> {
+  try {
+    await link[Symbol.asyncDispose]()
+  } catch {
+    // It is gone, which is what was wanted.
   }
 }
