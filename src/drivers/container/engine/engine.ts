@@ -1,3 +1,4 @@
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../../../kit/clock.ts'
@@ -94,6 +95,9 @@ export class EngineForm implements Form {
       if (tries > 0) await this.#clock.sleep(50)
       for (const { Id } of found) await this.#removeContainer(Id)
     }
+    const { stateDirectory } = (await this.#notes.read(id)) ?? {}
+    for (const file of stateDirectory === undefined ? [] : await readdir(stateDirectory).catch(() => []))
+      if (isPositionFile(file)) await rm(join(stateDirectory ?? '', file), { force: true })
     await this.#notes.remove(id)
   }
 
@@ -140,8 +144,10 @@ export class EngineForm implements Form {
   async #handle(plan: TaskPlan, state: ContainerState): Promise<Handle> {
     const client = this.#client
     const clock = this.#clock
-    const positionFile = join(plan.stateDirectory, `container-${plan.attempt}.output.json`)
-    const output = await OutputCopy.open({ client, containerId: state.Id, output: plan.output, positionFile })
+    const output = await OutputCopy.open({
+      ...{ client, containerId: state.Id, output: plan.output },
+      positionFile: join(plan.stateDirectory, positionFile(plan)),
+    })
     const guest = new EngineGuest({ client, clock, containerId: state.Id })
     return new EngineHandle({ client, clock, state, output, guest })
   }
@@ -170,6 +176,14 @@ export class EngineForm implements Form {
     await this.#notes.write(plan.id, { stateDirectory: plan.stateDirectory, name, image: image.Id }, release)
     return image
   }
+}
+
+function positionFile({ attempt }: TaskPlan): string {
+  return `container-${attempt}.output.json`
+}
+
+function isPositionFile(name: string): boolean {
+  return /^container-\d+\.output\.json$/.test(name)
 }
 
 const ContainerList = z.array(z.object({ Id: z.string().regex(/^[0-9a-f]+$/) }))

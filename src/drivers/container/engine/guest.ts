@@ -31,7 +31,10 @@ export class EngineGuest implements Guest {
     const { command, cwd, terminal } = request
     try {
       const id = await this.#create(request)
-      const start = { Detach: false, Tty: terminal !== undefined }
+      const { rows, columns } = terminal ?? { rows: 0, columns: 0 }
+      // Docker and Podman call the size by different names.
+      const size = terminal ? { ConsoleSize: [rows, columns], h: rows, w: columns } : {}
+      const start = { Detach: false, Tty: terminal !== undefined, ...size }
       const { socket, head } = await client.hijack(`/exec/${id}/start`, start, signal)
       const streams = terminal ? rawStreams(socket, head) : framedStreams(socket, head)
       if (terminal) await this.#resize(id, terminal)
@@ -45,7 +48,8 @@ export class EngineGuest implements Guest {
       return this.#execution(id, pid, socket, streams, signal)
     } catch (error) {
       if (!(error instanceof EngineError)) throw error
-      if (error.status === 409) throw new Fault('conflict', 'cannot run a command inside: the container has ended')
+      if (error.status === 409 || /not running|state improper/.test(error.message))
+        throw new Fault('conflict', 'cannot run a command inside: the container has ended')
       const other = new Fault('unavailable', `cannot run "${command[0]}" in the container: ${error.message}`)
       throw execFault(command[0], cwd, error.message) ?? other
     }

@@ -3,6 +3,7 @@ import type { Guest } from '../../../guest/guest.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import { Fault } from '../../../model/fault.ts'
 import type { Exit, Handle, Stats } from '../../driver.ts'
+import { runTool } from '../command.ts'
 import { exitOf } from '../processes.ts'
 import { type EngineClient, EngineError } from './client.ts'
 import { ContainerState } from './container.ts'
@@ -24,7 +25,7 @@ export class EngineHandle implements Handle {
   readonly guest: Guest
   readonly #options: EngineHandleOptions
   readonly #done = new AbortController()
-  readonly #work: Promise<unknown>
+  readonly #work: Promise<Exit | undefined>
 
   constructor(options: EngineHandleOptions) {
     const { State } = options.state
@@ -32,10 +33,8 @@ export class EngineHandle implements Handle {
     this.guest = options.guest
     this.pid = State.Pid > 0 ? State.Pid : undefined
     this.startedAt = Date.parse(State.StartedAt)
-    const following = this.#follow()
-    const ending = this.#end(following)
-    this.exited = ending.then((exit) => exit ?? new Promise<Exit>(() => {}))
-    this.#work = Promise.allSettled([following, ending])
+    this.#work = this.#end()
+    this.exited = this.#work.then((exit) => exit ?? new Promise<Exit>(() => {}))
   }
 
   async signal(name: string): Promise<void> {
@@ -80,39 +79,50 @@ export class EngineHandle implements Handle {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#done.abort()
     await this.#work
-    await this.#options.output[Symbol.asyncDispose]()
   }
 
   /** Copies output for as long as the container lives; the engine may go away and come back. */
-  async #follow(): Promise<void> {
+  async #follow(signal: AbortSignal): Promise<void> {
     const { clock, output } = this.#options
-    const { signal } = this.#done
     while (!signal.aborted) {
       await output.copy({ follow: true, signal }).catch(() => {})
-      const state = signal.aborted ? undefined : await this.#inspect().catch(() => unreachable)
-      if (state === undefined || (state !== unreachable && !state.State.Running)) return
       await clock.sleep(200, { signal }).catch(() => {})
     }
   }
 
   /** Undefined when we were told to let go. */
-  async #end(following: Promise<void>): Promise<Exit | undefined> {
+  async #end(): Promise<Exit | undefined> {
     const { client, clock, state, output } = this.#options
     const { signal } = this.#done
-    for (;;) {
-      const now = await this.#inspect().catch(() => unreachable)
-      if (signal.aborted) return undefined
-      if (now === undefined)
-        return { code: 255, unknown: 'the container is gone from the engine and nobody saw it end' }
-      if (now !== unreachable && !now.State.Running) {
-        await following
-        // Some engines end a followed log before its last lines.
-        await output.copy({ follow: false, signal }).catch(() => {})
-        return signal.aborted ? undefined : exitOf(now.State.ExitCode, now.State.OOMKilled)
+    const over = new AbortController()
+    const following = this.#follow(AbortSignal.any([signal, over.signal]))
+    try {
+      for (;;) {
+        const now = await this.#inspect().catch((): 'unreachable' => 'unreachable')
+        if (signal.aborted) return undefined
+        if (now === undefined) return { code: 255, unknown: 'the container is gone and nobody saw it end' }
+        if (now !== 'unreachable' && !now.State.Running) {
+          // Some engines end a followed log before its last lines, others never: read what is left by ourselves.
+          over.abort()
+          await following
+          await output.copy({ follow: false, signal }).catch(() => {})
+          return signal.aborted ? undefined : exitOf(now.State.ExitCode, await this.#ranOutOfMemory(now))
+        }
+        if (now === 'unreachable') await clock.sleep(500, { signal }).catch(() => {})
+        else await client.call('POST', `/containers/${state.Id}/wait?condition=not-running`, { signal }).catch(() => {})
       }
-      if (now === unreachable) await clock.sleep(500, { signal }).catch(() => {})
-      else await client.call('POST', `/containers/${state.Id}/wait?condition=not-running`, { signal }).catch(() => {})
+    } finally {
+      over.abort()
+      await following
+      await output[Symbol.asyncDispose]()
     }
+  }
+
+  /** Not every engine finds out by itself; the kernel's log names the container's cgroup. */
+  async #ranOutOfMemory({ Id, State }: ContainerState): Promise<boolean> {
+    if (State.OOMKilled || State.ExitCode !== 137) return State.OOMKilled
+    const log = await runTool('dmesg', [], { keepBytes: 4 << 20 }).catch(() => ({ stdout: '' }))
+    return log.stdout.split('\n').some((line) => line.includes('oom-kill:') && line.includes(Id))
   }
 
   async #inspect(): Promise<ContainerState | undefined> {
@@ -131,8 +141,6 @@ export class EngineHandle implements Handle {
     }
   }
 }
-
-const unreachable = 'unreachable'
 
 /** Undefined when there is none. */
 export async function inspectContainer(client: EngineClient, name: string): Promise<ContainerState | undefined> {

@@ -2,12 +2,13 @@ import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, watch } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Readable, Writable } from 'node:stream'
+import { type Readable, Writable } from 'node:stream'
 import type { ExecRequest, Execution, Guest, TerminalSize } from '../../../guest/guest.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import { spawnInTerminal } from '../../../kit/terminal/terminal.ts'
 import { Wakeup } from '../../../kit/wakeup.ts'
 import { Fault } from '../../../model/fault.ts'
+import { runTool } from '../command.ts'
 import { execFault } from '../faults.ts'
 import { sendSignal } from '../processes.ts'
 import type { AttemptFiles } from './attempt.ts'
@@ -62,8 +63,10 @@ export class PlainGuest implements Guest {
       await tidy.disposeAsync()
       return { code }
     })
-    const { stdin, stdout, stderr, resize } = run
-    return { stdin, stdout, stderr, resize, kill: (name) => kill(name, false), exited }
+    const { stdout, stderr } = run
+    const send = (name: string) => kill(name, false)
+    if (!request.terminal) return { stdin: run.stdin, stdout, stderr, resize() {}, kill: send, exited }
+    return { ...sizedInput(run, pid), stdout, stderr, kill: send, exited }
   }
 
   async #configure({ command, env, cwd, user, terminal }: ExecRequest): Promise<object> {
@@ -96,7 +99,9 @@ export class PlainGuest implements Guest {
       return value
     }
     if (size) {
-      const terminal = await spawnInTerminal({ command, args, env, cwd: '/', size, clock })
+      // Raw from the start: what comes before the runtime gets to it must not be translated twice.
+      const raw = ['-c', 'stty raw -echo; exec "$@"', 'sh', command, ...args]
+      const terminal = await spawnInTerminal({ command: '/bin/sh', args: raw, env, cwd: '/', size, clock })
       terminal.stdin.on('error', () => {})
       const ended = terminal.exited.then(({ code }) => end(code ?? 255))
       const { stdin, stdout, resize } = terminal
@@ -123,6 +128,32 @@ interface Run extends Pick<Execution, 'resize'> {
   ended: Promise<number>
   over(): boolean
   kill(): void
+}
+
+/**
+ * The runtime hears of a new size by a signal, and may get to it after the keys that were typed next. So the size is
+ * also set where the command looks, and the keys wait for that.
+ */
+function sizedInput(run: Run, pid: number): Pick<Execution, 'stdin' | 'resize'> {
+  let sized = Promise.resolve()
+  const resize = (size: TerminalSize) => {
+    run.resize(size)
+    const args = ['-F', `/proc/${pid}/fd/0`, 'cols', String(size.columns), 'rows', String(size.rows)]
+    sized = sized
+      .then(() => runTool('stty', args))
+      .then(
+        () => {},
+        () => {},
+      )
+  }
+  const stdin = new Writable({
+    write: (chunk, _encoding, done) => void sized.then(() => run.stdin.write(chunk, () => done())),
+    final: (done) => {
+      run.stdin.end()
+      done()
+    },
+  })
+  return { stdin, resize }
 }
 
 interface StartOptions {
