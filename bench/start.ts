@@ -64,9 +64,8 @@ function watchRunning(client: Client) {
   const stop = new AbortController()
   void (async () => {
     for await (const event of client.watch({ tables: ['allocations'] }, { signal: stop.signal })) {
-      if (event.type !== 'change') continue
-      for (const { table, row } of event.changes) {
-        if (table === 'allocations' && row?.phase === 'running') waiting.get(row.job)?.()
+      if (event.type === 'change' && event.table === 'allocations' && event.row?.phase === 'running') {
+        waiting.get(event.row.job)?.()
       }
     }
   })()

@@ -206,6 +206,7 @@ function slot(n: number): Slot {
     index: Math.floor(n / 1000),
     allocation: AllocationId.parse(id(n)),
     failures: [failure, failure, failure],
+    failed: 0,
     notBefore: 0,
     completedRound: null,
   }

@@ -6,8 +6,8 @@ import type { Commit, Store } from '../store/store.ts'
 import type { Handlers } from './handlers.ts'
 
 /**
- * "A snapshot, then the changes since": the only way to watch anything. A client that asks for changes from an index
- * that the log no longer reaches gets a snapshot instead, and with it is in step again.
+ * "A snapshot, then the changes since": the only way to watch anything. A client that comes back asks for the changes
+ * from the index it had; when the log no longer reaches back that far, it must begin with a snapshot again.
  */
 export function watchHandlers({ control }: { control: Control }): Pick<Handlers, 'watch'> {
   return { watch: async ({ query, signal }) => new EventAnswer(watch(control.store, query, { signal })) }
@@ -24,26 +24,11 @@ async function* watch(
   watched: Watched,
   { signal }: { signal: AbortSignal },
 ): AsyncGenerator<ServerSentEvent> {
-  let from = watched.from
-  if (from !== undefined && from > store.index)
-    throw new Fault('invalid', `index ${from} is in the future; the newest is ${store.index}`)
-  while (!signal.aborted) {
-    if (from === undefined) {
-      from = store.index
-      yield* snapshot(store, watched)
-    }
-    yield { id: String(from), event: 'snapshot-end', data: { index: from } }
-    try {
-      for await (const commit of store.follow(from, { signal })) {
-        const change = changeOf(commit, watched)
-        if (change) yield change
-      }
-      return
-    } catch (error) {
-      if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
-      from = undefined
-    }
-  }
+  const { from = store.index } = watched
+  if (from > store.index) throw new Fault('invalid', `index ${from} is in the future; the newest is ${store.index}`)
+  if (watched.from === undefined) yield* snapshot(store, watched)
+  yield { id: String(from), event: 'snapshot-end', data: { index: from } }
+  for await (const commit of store.follow(from, { signal })) yield* changesOf(commit, watched)
 }
 
 /** Collected in one synchronous sweep, so it is one consistent view; rows never change, so they are sent at leisure. */
@@ -53,27 +38,23 @@ function snapshot(store: Store, { tables, job }: Watched): ServerSentEvent[] {
     for (const row of store.view.all(table)) {
       if (job !== undefined && ofJob(table, row) !== job) continue
       const shown = show(table, row)
-      events.push({
-        event: 'snapshot-row',
-        data: { table, key: 'id' in shown ? shown.id : keyOfShown(shown), row: shown },
-      })
+      const key = 'id' in shown ? shown.id : keyOfShown(shown)
+      events.push({ event: 'snapshot-row', data: { index: store.index, table, key, row: shown } })
     }
   }
   return events
 }
 
-function changeOf(commit: Commit, { tables, job }: Watched): ServerSentEvent | undefined {
-  const changes = []
-  for (const { table, key, row, before } of commit.changes) {
+function* changesOf({ index, changes }: Commit, { tables, job }: Watched): Iterable<ServerSentEvent> {
+  for (const { table, key, row, before } of changes) {
     if (!(tables as readonly string[]).includes(table)) continue
     const watched = table as WatchTable
     const subject = row ?? before
     // A deleted row that is known by its key only is told to everybody: whoever never had it ignores it.
     if (job !== undefined && subject !== undefined && ofJob(watched, subject) !== job) continue
-    changes.push({ table: watched, key, row: row === undefined ? null : show(watched, row) })
+    const shown = row === undefined ? null : show(watched, row)
+    yield { id: String(index), event: 'change', data: { index, table: watched, key, row: shown } }
   }
-  if (changes.length === 0) return undefined
-  return { id: String(commit.index), event: 'change', data: { index: commit.index, at: commit.at, changes } }
 }
 
 /** The table is known by name only here; each map takes the rows of its own table. */

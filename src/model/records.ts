@@ -44,6 +44,8 @@ export interface Slot {
   allocation: AllocationId | null
   /** Failures since the last healthy run, newest last, at most ten. */
   failures: FailedAttempt[]
+  /** How many there were in all. */
+  failed: number
   /** Not to be tried again before this; ms since the epoch. */
   notBefore: number
   /** A batch copy that ended well is not run again in this round. */

@@ -392,7 +392,7 @@ describe('failing', () => {
       message: 'broken disk',
     }))
     cluster.apply(toyJob('web', { count: 6 }))
-    cluster.putSlot({ job: 'web', index: 0, allocation: null, failures, notBefore: 0, completedRound: null })
+    cluster.putSlot({ job: 'web', index: 0, allocation: null, failures, failed: 5, notBefore: 0, completedRound: null })
     cluster.step('web')
     assert.ok(!cluster.places('web').includes('bad'))
   })

@@ -20,10 +20,10 @@ export function updateProblem(usage: Usage, { name, spec }: Job, waiting: number
 export function exhaustedProblem({ name }: Job, entries: readonly Entry[]): string {
   const exhausted = entries.filter(({ standing }) => standing.kind === 'exhausted')
   const [first] = exhausted
-  const failures = first?.slot?.failures ?? []
+  const { failures = [], failed = 0 } = first?.slot ?? {}
   const last = failures.at(-1)
   if (!first || !last) return ''
-  const times = failures.length === 1 ? 'once' : `${failures.length} times`
+  const times = failed === 1 ? 'once' : `${failed} times`
   const others = exhausted.length > 1 ? ` (and ${exhausted.length - 1} more like it)` : ''
   return `copy ${first.index} of "${name}"${others} failed ${times}, at last with "${last.message}", and is not tried again; change the job and apply it`
 }

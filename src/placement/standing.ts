@@ -101,7 +101,7 @@ class Judge {
     if (!slot) return { kind: 'vacant' }
     const { spec, round } = this.#job
     if (spec.type === 'batch' && slot.completedRound === round) return { kind: 'done' }
-    if (slot.failures.length > rescheduleAttempts(spec)) return { kind: 'exhausted' }
+    if (slot.failed > rescheduleAttempts(spec)) return { kind: 'exhausted' }
     return slot.notBefore > this.#now ? { kind: 'pausing', until: slot.notBefore } : { kind: 'vacant' }
   }
 }

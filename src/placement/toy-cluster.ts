@@ -113,7 +113,7 @@ export class ToyCluster implements PlanView {
     }
     this.#jobs.set(spec.name, job)
     this.#specs.set(`${spec.name}@${version}`, spec)
-    for (const slot of [...this.slots(spec.name)]) this.putSlot({ ...slot, failures: [], notBefore: 0 })
+    for (const slot of [...this.slots(spec.name)]) this.putSlot({ ...slot, failures: [], failed: 0, notBefore: 0 })
     return job
   }
 
@@ -167,6 +167,7 @@ export class ToyCluster implements PlanView {
       index: move.slot,
       allocation: null,
       failures: [],
+      failed: 0,
       notBefore: 0,
       completedRound: null,
     }
@@ -194,11 +195,12 @@ export class ToyCluster implements PlanView {
     this.putAllocation({ ...allocation, phase, healthy: false, changedAt: this.now })
     const slot = this.#slots.get(allocation.job)?.get(allocation.slot)
     if (slot?.allocation !== allocation.id) return
-    if (phase === 'complete') this.putSlot({ ...slot, failures: [], completedRound: this.job(allocation.job).round })
+    if (phase === 'complete')
+      this.putSlot({ ...slot, failures: [], failed: 0, completedRound: this.job(allocation.job).round })
     if (phase !== 'failed') return
     const failure = { allocation: allocation.id, node: allocation.node, at: this.now, message: 'exit code 1' }
     const notBefore = this.now + this.job(allocation.job).spec.reschedule.delay
-    this.putSlot({ ...slot, failures: [...slot.failures, failure].slice(-10), notBefore })
+    this.putSlot({ ...slot, failures: [...slot.failures, failure].slice(-10), failed: slot.failed + 1, notBefore })
   }
 
   /** Steps and obeys until nothing changes any more; says how many steps that took. */

@@ -48,7 +48,7 @@ export function putSpec(tx: Tx, spec: JobSpec, { by, expectVersion }: ApplyOptio
   tx.put('jobVersions', { job: spec.name, version: job.version, spec, at: tx.now, by })
   for (const slot of current ? tx.by('slotsByJob', spec.name) : []) {
     // A new version gets a fresh start: old failures say nothing about it.
-    if (slot.failures.length > 0 || slot.notBefore > 0) tx.put('slots', { ...slot, failures: [], notBefore: 0 })
+    if (slot.failed > 0) tx.put('slots', { ...slot, failures: [], failed: 0, notBefore: 0 })
   }
   markDirty(tx, spec.name, current ? 'the job changed' : 'the job is new')
   addEvent(tx, {

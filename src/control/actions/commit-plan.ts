@@ -95,7 +95,15 @@ function newAllocation(now: number, job: Job, move: PlaceMove, id: AllocationId)
 }
 
 function filledSlot(slot: Slot | undefined, job: Job, index: number, id: AllocationId): Slot {
-  const empty: Slot = { job: job.name, index, allocation: null, failures: [], notBefore: 0, completedRound: null }
+  const empty: Slot = {
+    job: job.name,
+    index,
+    allocation: null,
+    failures: [],
+    failed: 0,
+    notBefore: 0,
+    completedRound: null,
+  }
   return { ...(slot ?? empty), allocation: id }
 }
 

@@ -70,7 +70,7 @@ function noteEnd(tx: Tx, random: Random, job: Job, ended: Allocation): void {
 }
 
 function slotAfter(slot: Slot, ended: Allocation, job: Job, now: number, random: Random): Slot {
-  if (ended.phase === 'complete') return { ...slot, failures: [], notBefore: 0, completedRound: job.round }
+  if (ended.phase === 'complete') return { ...slot, failures: [], failed: 0, notBefore: 0, completedRound: job.round }
   if (ended.phase !== 'failed') return slot
   // A copy that had been well for longer than the longest pause starts over with short pauses.
   const wasWell = ended.healthyAt !== undefined && now - ended.healthyAt > job.spec.reschedule.maxDelay
@@ -78,9 +78,10 @@ function slotAfter(slot: Slot, ended: Allocation, job: Job, now: number, random:
     ...(wasWell ? [] : slot.failures),
     { allocation: ended.id, node: ended.node, at: now, message: ended.message ?? 'failed' },
   ].slice(-10)
+  const failed = (wasWell ? 0 : slot.failed) + 1
   const { delay, maxDelay } = job.spec.reschedule
-  const pause = delay === 0 ? 0 : backoff(failures.length, { baseMs: delay, maxMs: maxDelay, random })
-  return { ...slot, failures, notBefore: now + Math.round(pause) }
+  const pause = delay === 0 ? 0 : backoff(failed, { baseMs: delay, maxMs: maxDelay, random })
+  return { ...slot, failures, failed, notBefore: now + Math.round(pause) }
 }
 
 function noteEvent(tx: Tx, node: NodeId, event: AgentEvent): void {

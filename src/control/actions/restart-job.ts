@@ -63,6 +63,6 @@ export async function restartAllocation(
 
 function resetFailures(tx: Tx, job: string): void {
   for (const slot of [...tx.by('slotsByJob', job)]) {
-    if (slot.failures.length > 0 || slot.notBefore > 0) tx.put('slots', { ...slot, failures: [], notBefore: 0 })
+    if (slot.failed > 0) tx.put('slots', { ...slot, failures: [], failed: 0, notBefore: 0 })
   }
 }
