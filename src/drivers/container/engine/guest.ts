@@ -5,6 +5,7 @@ import type { Clock } from '../../../kit/clock.ts'
 import { Fault } from '../../../model/fault.ts'
 import { execFault } from '../faults.ts'
 import { processHas, sendSignal } from '../processes.ts'
+import { sizedInput } from '../sized-input.ts'
 import { type EngineClient, EngineError } from './client.ts'
 import { FrameCutter } from './frames.ts'
 
@@ -68,14 +69,12 @@ export class EngineGuest implements Guest {
       signal.removeEventListener('abort', abort)
       return { code: await this.#exitCode(id) }
     })
-    return {
-      stdin: streams.stdin,
-      stdout: streams.stdout,
-      stderr: streams.stderr,
-      resize: (size) => void this.#resize(id, size),
-      kill: (name) => kill(name, false),
-      exited,
-    }
+    const { stdin, stdout, stderr } = streams
+    const send = (name: string) => kill(name, false)
+    if (stderr) return { stdin, stdout, stderr, resize() {}, kill: send, exited }
+    const near = pid !== undefined && processHas(pid, this.#options.containerId) ? pid : undefined
+    const resize = (size: TerminalSize) => this.#resize(id, size)
+    return { ...sizedInput({ stdin, pid: near, resize }), stdout, stderr, kill: send, exited }
   }
 
   async #create({ command, env, cwd, user, terminal }: ExecRequest): Promise<string> {

@@ -103,21 +103,23 @@ export class EngineImages {
     progress(`pulling ${image}`)
     const query = new URLSearchParams({ fromImage: `${registry}/${repository}`, tag: digest ?? tag })
     const serveraddress = registry === 'docker.io' ? 'https://index.docker.io/v1/' : registry
-    const auth = Buffer.from(JSON.stringify({ ...credentials, serveraddress })).toString('base64url')
+    const auth = paddedBase64Url(JSON.stringify({ ...credentials, serveraddress }))
     const headers = credentials ? { 'x-registry-auth': auth } : undefined
     const fail = (output: string) =>
       pullFault({ image, registry, username: credentials?.username, output, gist: output })
     try {
       const answer = await client.open('POST', `/images/create?${query}`, { headers, signal })
       let saidAt = clock.monotonic()
+      let error: string | undefined
       for await (const line of createInterface({ input: answer })) {
         const event = parsePullEvent(line)
-        if (event.error !== undefined) throw fail(event.error)
+        error ??= event.error
         if (event.status === undefined || clock.monotonic() - saidAt < 1000) continue
         saidAt = clock.monotonic()
         progress(`pulling ${image}: ${[event.id, event.status, event.progress].filter(Boolean).join(' ')}`)
       }
       signal.throwIfAborted()
+      if (error !== undefined) throw fail(error)
     } catch (error) {
       throw error instanceof EngineError ? fail(error.message) : error
     }
@@ -180,6 +182,11 @@ export type EngineImage = z.infer<typeof EngineImage>
 
 const ImageNote = z.object({ name: z.string(), image: z.string() })
 type ImageNote = z.infer<typeof ImageNote>
+
+/** Engines insist on the padding that Node leaves out. */
+function paddedBase64Url(text: string): string {
+  return Buffer.from(text).toString('base64').replaceAll('+', '-').replaceAll('/', '_')
+}
 
 const PullEvent = z.object({
   status: z.string().optional(),

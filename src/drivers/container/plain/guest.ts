@@ -2,15 +2,15 @@ import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, watch } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Readable, Writable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import type { ExecRequest, Execution, Guest, TerminalSize } from '../../../guest/guest.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import { spawnInTerminal } from '../../../kit/terminal/terminal.ts'
 import { Wakeup } from '../../../kit/wakeup.ts'
 import { Fault } from '../../../model/fault.ts'
-import { runTool } from '../command.ts'
 import { execFault } from '../faults.ts'
 import { sendSignal } from '../processes.ts'
+import { sizedInput } from '../sized-input.ts'
 import type { AttemptFiles } from './attempt.ts'
 import { capabilitiesFor, type ProcessConfig } from './bundle.ts'
 import { findUser } from './users.ts'
@@ -66,7 +66,7 @@ export class PlainGuest implements Guest {
     const { stdout, stderr } = run
     const send = (name: string) => kill(name, false)
     if (!request.terminal) return { stdin: run.stdin, stdout, stderr, resize() {}, kill: send, exited }
-    return { ...sizedInput(run, pid), stdout, stderr, kill: send, exited }
+    return { ...sizedInput({ ...run, pid }), stdout, stderr, kill: send, exited }
   }
 
   async #configure({ command, env, cwd, user, terminal }: ExecRequest): Promise<object> {
@@ -128,32 +128,6 @@ interface Run extends Pick<Execution, 'resize'> {
   ended: Promise<number>
   over(): boolean
   kill(): void
-}
-
-/**
- * The runtime hears of a new size by a signal, and may get to it after the keys that were typed next. So the size is
- * also set where the command looks, and the keys wait for that.
- */
-function sizedInput(run: Run, pid: number): Pick<Execution, 'stdin' | 'resize'> {
-  let sized = Promise.resolve()
-  const resize = (size: TerminalSize) => {
-    run.resize(size)
-    const args = ['-F', `/proc/${pid}/fd/0`, 'cols', String(size.columns), 'rows', String(size.rows)]
-    sized = sized
-      .then(() => runTool('stty', args))
-      .then(
-        () => {},
-        () => {},
-      )
-  }
-  const stdin = new Writable({
-    write: (chunk, _encoding, done) => void sized.then(() => run.stdin.write(chunk, () => done())),
-    final: (done) => {
-      run.stdin.end()
-      done()
-    },
-  })
-  return { stdin, resize }
 }
 
 interface StartOptions {
