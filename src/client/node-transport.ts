@@ -158,7 +158,7 @@ async function openSocket(
 /** What a failed connection means, in words. */
 function connectionFault(error: unknown, url: string, remedy = 'is the control plane running there?'): unknown {
   if (error instanceof Fault) return error
-  const code = (error as NodeJS.ErrnoException | AggregateError).code ?? ''
+  const code = (error as NodeJS.ErrnoException).code ?? ''
   const cannot = `cannot reach the control plane at ${url}`
   if (code === 'ECONNREFUSED') return new Fault('unavailable', `${cannot}: nothing listens there; ${remedy}`)
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') {

@@ -55,6 +55,7 @@ export function parseConstraint(text: string): Constraint | string {
   if (!match) return `"${text}" is not a constraint; ${example}`
   const [, subject = '', rawOperator = '', rest = ''] = match
   const operator = rawOperator.replace(/\s+/g, ' ') as ConstraintOperator
+  if (rawOperator === '=') return `"=" is not an operator in "${text}"; write "==" to compare`
   if (!constraintOperators.includes(operator)) {
     return `"${operator}" is not an operator in "${text}"; the operators are ${constraintOperators.join(', ')}`
   }

@@ -1,0 +1,3 @@
+export function openApiDocument(_options: { version: string }): Record<string, unknown> {
+  return {}
+}
