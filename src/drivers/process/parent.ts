@@ -131,7 +131,6 @@ export async function spawnParent({ kind, directory, doors, program, output }: P
       detached: true,
       stdio: ['ignore', 'ignore', 'ignore', 'pipe', ...files],
     })
-    child.unref()
     const ear = child.stdio[3] as Readable
     const failed = new Promise<never>((_, reject) => child.once('error', reject))
     const line = await Promise.race([firstLine(ear), failed])

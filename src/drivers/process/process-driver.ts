@@ -140,7 +140,7 @@ export class ProcessDriver implements Driver {
       const parentGone = gone ? Promise.resolve() : new Promise<void>((resolve) => child.once('exit', () => resolve()))
       const prey = { taskId: plan.id, group, task, parent: files.parent() }
       const exited = parentGone.then(() => readExit(files, prey, this.#tools))
-      return this.#handle(plan, files, { group, task, startedAt: intent.startedAt, exited, letGo: () => {} })
+      return this.#handle(plan, files, { group, task, startedAt: intent.startedAt, exited, letGo: () => child.unref() })
     } catch (error) {
       await this.#undo(plan, files)
       if (error instanceof Fault) throw error
