@@ -2,10 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { chooseContext } from '../src/cli/contexts.ts'
-import { findHome } from '../src/cli/home.ts'
-import { type Client, createClient } from '../src/client/client.ts'
-import { systemClock } from '../src/kit/system-clock.ts'
+import type { Client } from '../src/client/client.ts'
 import { Cluster } from '../test/system/cluster.ts'
 
 /** A control plane as its own process, and what to measure it with. Disposing it ends all of it. */
@@ -23,12 +20,8 @@ export class Bench implements AsyncDisposable {
     return this.#server.pid ?? 0
   }
 
-  async client(): Promise<Client> {
-    const { url, caFingerprint, ca, token } = await chooseContext(
-      findHome({ env: { TUTTI_HOME: this.cluster.home } }),
-      {},
-    )
-    return createClient({ url, caFingerprint, ca, token, clock: systemClock } as Parameters<typeof createClient>[0])
+  client(): Promise<Client> {
+    return this.cluster.client()
   }
 
   /** Starts this many agents with fake tasks in one process, and waits until all of them are ready. */

@@ -6,8 +6,12 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { chooseContext } from '../../src/cli/contexts.ts'
+import { findHome } from '../../src/cli/home.ts'
+import { type Client, createClient } from '../../src/client/client.ts'
 import type { PublicAllocation } from '../../src/contract/allocation.ts'
 import type { PublicNode } from '../../src/contract/node.ts'
+import { systemClock } from '../../src/kit/system-clock.ts'
 
 const root = new URL('../../', import.meta.url).pathname
 const node = join(root, 'node_modules/.bin/node')
@@ -126,6 +130,12 @@ export class Cluster implements AsyncDisposable {
     const { code, stdout, stderr } = await this.tutti(...args, '-o', 'json')
     assert.equal(code, 0, `tutti ${args.join(' ')}: ${stderr}`)
     return JSON.parse(stdout) as T
+  }
+
+  /** A client with the rights of whoever started the control plane. */
+  async client(): Promise<Client> {
+    const { url, caFingerprint, ca, token } = await chooseContext(findHome({ env: { TUTTI_HOME: this.home } }), {})
+    return createClient({ url, caFingerprint, ca, token, clock: systemClock })
   }
 
   async nodes(): Promise<PublicNode[]> {
