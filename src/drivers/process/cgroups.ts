@@ -48,6 +48,7 @@ export function findCgroups(root = '/sys/fs/cgroup'): Cgroups {
 }
 
 const controllers = ['memory', 'cpu', 'pids'] as const
+const trees = ['memory', 'cpu', 'cpuacct', 'pids'] as const
 
 /** The root, or with delegation (systemd: `Delegate=yes`) the group of the agent's service. */
 function findV2(root: string): Cgroups | undefined {
@@ -69,6 +70,8 @@ function findV2(root: string): Cgroups | undefined {
 }
 
 function findV1(root: string): Cgroups | undefined {
+  // Elsewhere directories could be made as well, and would limit nothing.
+  if (!trees.every((tree) => existsSync(join(root, tree, 'cgroup.procs')))) return undefined
   const groups = new CgroupsV1(root)
   const limited = (trial: string) => existsSync(join(root, 'memory/tutti', trial, 'memory.limit_in_bytes'))
   return tryOut(groups, limited) ? groups : undefined
@@ -143,14 +146,13 @@ export class CgroupsV1 implements Cgroups {
   readonly version = 'v1'
   readonly lacking = undefined
   readonly #root: string
-  readonly #trees = ['memory', 'cpu', 'cpuacct', 'pids'] as const
 
   constructor(root: string) {
     this.#root = root
   }
 
   make(name: string, limits: Limits): string[] {
-    for (const tree of this.#trees) mkdirSync(this.#group(tree, name), { recursive: true })
+    for (const tree of trees) mkdirSync(this.#group(tree, name), { recursive: true })
     if (limits.memory > 0) {
       const memory = this.#group('memory', name)
       write(memory, 'memory.limit_in_bytes', limits.memory)
@@ -162,7 +164,7 @@ export class CgroupsV1 implements Cgroups {
   }
 
   doors(name: string): string[] {
-    return this.#trees.map((tree) => join(this.#group(tree, name), 'cgroup.procs'))
+    return trees.map((tree) => join(this.#group(tree, name), 'cgroup.procs'))
   }
 
   kill(name: string): void {
@@ -170,8 +172,8 @@ export class CgroupsV1 implements Cgroups {
   }
 
   processes(name: string): number[] {
-    const trees = (['memory', 'pids'] as const).flatMap((tree) => treeOf(this.#group(tree, name)))
-    return [...new Set(trees.flatMap(processNumbers))]
+    const groups = (['memory', 'pids'] as const).flatMap((tree) => treeOf(this.#group(tree, name)))
+    return [...new Set(groups.flatMap(processNumbers))]
   }
 
   outOfMemoryKills(name: string): number {
@@ -189,12 +191,12 @@ export class CgroupsV1 implements Cgroups {
   }
 
   list(prefix: string): string[] {
-    const names = this.#trees.flatMap((tree) => directories(join(this.#root, tree, 'tutti')))
+    const names = trees.flatMap((tree) => directories(join(this.#root, tree, 'tutti')))
     return [...new Set(names)].filter((name) => name.startsWith(prefix))
   }
 
   remove(name: string): boolean {
-    return this.#trees.map((tree) => removeTree(this.#group(tree, name))).every((gone) => gone)
+    return trees.map((tree) => removeTree(this.#group(tree, name))).every((gone) => gone)
   }
 
   #group(tree: string, name: string): string {
