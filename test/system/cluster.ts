@@ -17,6 +17,12 @@ const root = new URL('../../', import.meta.url).pathname
 const node = join(root, 'node_modules/.bin/node')
 const program = [join(root, 'src/main/tutti.ts')]
 
+export interface StartOptions {
+  env?: Record<string, string>
+  /** A command to run it through, such as `ip netns exec NAME`. */
+  through?: string[]
+}
+
 /** What a finished command printed and how it ended. */
 export interface Outcome {
   code: number
@@ -31,23 +37,26 @@ export interface Outcome {
 export class Cluster implements AsyncDisposable {
   readonly directory: string
   readonly home: string
-  port: number
+  readonly host: string
+  readonly port: number
   readonly #processes = new Set<ChildProcess>()
   /** What each process wrote, for messages of failed tests. */
   readonly output = new Map<string, string>()
 
-  private constructor(directory: string, port: number) {
+  private constructor(directory: string, host: string, port: number) {
     this.directory = directory
+    this.host = host
     this.home = join(directory, 'home')
     this.port = port
   }
 
-  static async open(): Promise<Cluster> {
-    return new Cluster(await mkdtemp(join(tmpdir(), 'tutti-system-')), await freePort())
+  /** `host`: the address to listen on, which must be this machine's. */
+  static async open({ host = '127.0.0.1' }: { host?: string } = {}): Promise<Cluster> {
+    return new Cluster(await mkdtemp(join(tmpdir(), 'tutti-system-')), host, await freePort(host))
   }
 
   get address(): string {
-    return `127.0.0.1:${this.port}`
+    return `${this.host}:${this.port}`
   }
 
   /** Starts the control plane and waits until it answers. */
@@ -74,14 +83,14 @@ export class Cluster implements AsyncDisposable {
   }
 
   /** Starts an agent; the first start joins with a token, later ones use what is in its directory. */
-  async startAgent(name: string, ...args: string[]): Promise<ChildProcess> {
+  async startAgent(name: string, options: StartOptions = {}): Promise<ChildProcess> {
     const data = join(this.directory, name)
     const joined = await readFile(join(data, 'identity.json'), 'utf8').then(
       () => true,
       () => false,
     )
     const join_ = joined ? [] : ['--join', await this.joinToken(), this.address]
-    const agent = this.start(name, ['agent', ...join_, '--name', name, '--data', data, ...args])
+    const agent = this.start(name, ['agent', ...join_, '--name', name, '--data', data], options)
     await this.until(`node ${name} is ready`, async () => {
       assert.equal(agent.exitCode, null, `agent ${name} ended: ${this.output.get(name)}`)
       return (await this.nodes()).some((each) => each.name === name && each.phase === 'ready')
@@ -90,9 +99,10 @@ export class Cluster implements AsyncDisposable {
   }
 
   /** Starts `tutti ARGS` and leaves it running. */
-  start(label: string, args: string[], options: { env?: Record<string, string> } = {}): ChildProcess {
-    const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...program, ...args], {
-      env: { ...this.#env(), ...options.env },
+  start(label: string, args: string[], { env = {}, through = [] }: StartOptions = {}): ChildProcess {
+    const [command = node, ...rest] = [...through, node, '--disable-warning=ExperimentalWarning', ...program, ...args]
+    const child = spawn(command, rest, {
+      env: { ...this.#env(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     this.#processes.add(child)
@@ -202,8 +212,8 @@ async function endWorkloads(directory: string): Promise<void> {
   }
 }
 
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
+async function freePort(host: string): Promise<number> {
+  const probe = createServer().listen(0, host)
   await once(probe, 'listening')
   const address = probe.address()
   probe.close()
