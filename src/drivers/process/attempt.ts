@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import type { Exit } from '../driver.ts'
 import type { ProcessMark, ProcessTable } from './table.ts'
 
 /** The directory of one attempt: written before its first process exists, and removed when nothing is left of it. */
@@ -67,6 +68,25 @@ export class AttemptFiles {
     return code === undefined ? undefined : Number(code)
   }
 
+  /** Everything about the end, once an agent has looked into it. */
+  outcome(): Exit | undefined {
+    try {
+      return Outcome.parse(JSON.parse(this.#read('outcome')))
+    } catch {
+      return undefined
+    }
+  }
+
+  /** False when it could not be written, such as on a full disk. */
+  noteOutcome(exit: Exit): boolean {
+    try {
+      writeFileSync(join(this.directory, 'outcome'), JSON.stringify(exit))
+      return true
+    } catch {
+      return false
+    }
+  }
+
   async remove(): Promise<void> {
     await rm(this.directory, { recursive: true, force: true })
   }
@@ -89,6 +109,13 @@ const Intent = z.object({
   group: z.string(),
 })
 export type Intent = z.infer<typeof Intent>
+
+const Outcome = z.object({
+  code: z.int().min(0).max(255),
+  signal: z.string().optional(),
+  outOfMemory: z.boolean().optional(),
+  unknown: z.string().optional(),
+})
 
 export function bootId(): string {
   try {

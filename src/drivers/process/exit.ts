@@ -10,10 +10,19 @@ import { type EndingTools, endProcesses, type Prey } from './ending.ts'
  * is ended too, as it would be in a container, so that a next attempt finds its ports and files free.
  */
 export async function readExit(files: AttemptFiles, prey: Prey, tools: EndingTools): Promise<Exit> {
+  const known = files.outcome()
+  if (known) return known
   const leftovers = await endProcesses(prey, tools).then(
     () => undefined,
     (error: unknown) => sentence(error),
   )
+  const exit = exitOf(files, prey, tools, leftovers)
+  // From here on the group is not needed, and an ended task may be kept for long: give it back.
+  if (files.noteOutcome(exit) && prey.group !== '' && leftovers === undefined) tools.cgroups.remove(prey.group)
+  return exit
+}
+
+function exitOf(files: AttemptFiles, prey: Prey, tools: EndingTools, leftovers: string | undefined): Exit {
   const code = files.exitCode()
   if (code === undefined) return lost(leftovers ?? 'the process that waits for its exit code was ended')
   const outOfMemory = code !== 0 && prey.group !== '' && tools.cgroups.outOfMemoryKills(prey.group) > 0

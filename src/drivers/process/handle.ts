@@ -65,6 +65,7 @@ export class ProcessHandle implements Handle {
 
   async stats(): Promise<Stats> {
     const { tools, group, plan, task, files } = this.#parts
+    if (await this.#hasEnded()) return { memory: 0, cpuMs: 0, pids: 0 }
     const ofGroup = group === '' ? undefined : tools.cgroups.usage(group)
     if (ofGroup) return ofGroup
     const parent = files.parent()?.pid

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, globSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -249,7 +249,7 @@ test('a process that got the number of a task of old is not touched', onLinux, a
   const before = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   const line = stat.replace(` ${before[19]} `, ` ${Number(before[19]) - 1} `)
   for (const name of ['parent', 'task']) writeFileSync(join(state, name), line)
-  await rm(join(state, 'exit'))
+  for (const name of ['exit', 'outcome']) await rm(join(state, name))
   const found = await again().adopt(plan)
   assert.match((await found?.exited)?.unknown ?? '', /not known/)
   await found?.signal('SIGKILL')
@@ -264,7 +264,7 @@ test('after a start of the machine an attempt is over and its exit unknown', onL
   await handle.exited
   const intent = join(plan.stateDirectory, 'process-1/intent')
   writeFileSync(intent, JSON.stringify({ ...JSON.parse(readFileSync(intent, 'utf8')), boot: 'an earlier one' }))
-  await rm(join(plan.stateDirectory, 'process-1/exit'))
+  for (const name of ['exit', 'outcome']) await rm(join(plan.stateDirectory, 'process-1', name))
   assert.match((await (await again().adopt(plan))?.exited)?.unknown ?? '', /started anew/)
 })
 
@@ -306,4 +306,16 @@ test('removing leaves nothing in the directory of the driver', async (t) => {
   assert.deepEqual(await readdir(join(base, 'driver')), [plan.id])
   await driver.remove(plan)
   assert.deepEqual(await readdir(join(base, 'driver')), [])
+})
+
+test('a task that has ended holds no control group, and still tells all about its end', onLinux, async (t) => {
+  const { driver, plan, again } = await rig(t)
+  if (!driver.can.limits) return t.skip('there are no control groups here')
+  const hog = await plan({ command: ['/bin/sh', '-c', 'x=$(head -c 400000000 /dev/zero | tr "\\0" x)'] })
+  const handle = await driver.start({ ...hog, limits: { ...hog.limits, memory: 2 ** 25 } }, { signal })
+  const exit = await handle.exited
+  assert.equal(exit.outOfMemory, true)
+  assert.deepEqual(globSync(`/sys/fs/cgroup/**/tutti/${hog.id}*`), [])
+  assert.deepEqual(await (await again().adopt(hog))?.exited, exit)
+  assert.deepEqual(await handle.stats(), { memory: 0, cpuMs: 0, pids: 0 })
 })
