@@ -1,5 +1,5 @@
-import { existsSync } from 'node:fs'
-import { mkdir, readlink, rm, symlink } from 'node:fs/promises'
+import { existsSync, mkdirSync, symlinkSync } from 'node:fs'
+import { readlink, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock } from '../../kit/clock.ts'
 import { terminalsLacking } from '../../kit/terminal/terminal.ts'
@@ -127,7 +127,7 @@ export class ProcessDriver implements Driver {
     const { cgroups, table, clock } = this.#tools
     const group = cgroups.version === 'none' ? '' : `${plan.id}.${plan.attempt}`
     try {
-      await this.#takeNote(plan)
+      this.#takeNote(plan)
       const intent = files.begin({ startedAt: clock.now(), boot: this.#boot, group })
       const doors = group === '' ? [] : this.#makeGroup(plan, cgroups, group)
       const { kind, directory } = { kind: this.#kind, directory: files.directory }
@@ -208,12 +208,14 @@ export class ProcessDriver implements Driver {
     }
   }
 
-  /** The task is known by its id alone when it is removed: keep where its state is. */
-  async #takeNote(plan: TaskPlan): Promise<void> {
-    await mkdir(this.#options.directory, { recursive: true })
-    await symlink(plan.stateDirectory, this.#note(plan.id)).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST') throw error
-    })
+  /** The task is known by its id alone when it is removed: keep where its state is. Two quick calls, so not in turns. */
+  #takeNote(plan: TaskPlan): void {
+    if (!existsSync(this.#options.directory)) mkdirSync(this.#options.directory, { recursive: true })
+    try {
+      symlinkSync(plan.stateDirectory, this.#note(plan.id))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
   }
 
   async #undo(plan: TaskPlan, files: AttemptFiles): Promise<void> {
