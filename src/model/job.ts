@@ -37,7 +37,7 @@ export const Resources = z
         z.number().nonnegative(),
         z.string().transform((text, context) => {
           const match = /^(\d+(?:\.\d+)?)\s*(MHz|GHz)$/.exec(text.trim())
-          if (match) return Number(match[1]) * (match[2] === 'GHz' ? 1000 : 1)
+          if (match && Number(match[1]) < 1e9) return Number(match[1]) * (match[2] === 'GHz' ? 1000 : 1)
           context.addIssue({
             code: 'custom',
             message: `"${text}" is not a CPU speed; write "500MHz", or use "cores: 2"`,

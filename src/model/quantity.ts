@@ -22,7 +22,7 @@ export const MiB = 2 ** 20
 export function parseSize(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim())
   const unit = sizeUnits[match?.[2] ?? '']
-  return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
+  return match && unit !== undefined ? countable(Number(match[1]) * unit) : undefined
 }
 
 /** `1h30m` → milliseconds; undefined when it is not a duration. */
@@ -33,7 +33,13 @@ export function parseDuration(text: string): number | undefined {
   for (const [, count, unit] of trimmed.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g)) {
     total += Number(count) * (durationUnits[unit ?? ''] ?? 0)
   }
-  return Math.round(total)
+  return countable(total)
+}
+
+/** Beyond 2^53 neighbouring numbers are the same; nothing that is meant is that large. */
+function countable(value: number): number | undefined {
+  const rounded = Math.round(value)
+  return Number.isSafeInteger(rounded) ? rounded : undefined
 }
 
 /** Bytes as people write them, for tables and sentences. */
