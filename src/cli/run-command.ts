@@ -44,7 +44,7 @@ interface Attended {
 }
 
 async function attend(cli: Cli, client: Client, { job, withinMs, remove }: Attended): Promise<number> {
-  using shown = progress(cli)
+  using shown = progress(cli, { quiet: true })
   const left = Promise.withResolvers<'left'>()
   let interrupts = 0
   using _interrupt = cli.onInterrupt(() => {

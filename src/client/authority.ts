@@ -1,12 +1,13 @@
 import { X509Certificate } from 'node:crypto'
 import { connect, type DetailedPeerCertificate } from 'node:tls'
 import { Fault } from '../model/fault.ts'
+import { connectionFault } from './connection-fault.ts'
 
 /**
  * The certificate authority of a control plane of which only the fingerprint is known: its server shows it, and the
  * fingerprint proves it. Nothing is sent on this connection; real ones then trust nothing but this authority.
  */
-export function fetchAuthority({ url, fingerprint, signal }: FetchAuthorityOptions): Promise<string> {
+export function fetchAuthority({ url, fingerprint, remedy, signal }: FetchAuthorityOptions): Promise<string> {
   const { hostname, port, host } = new URL(url)
   const wanted = fingerprint.replaceAll(':', '').toLowerCase()
   return new Promise((resolve, reject) => {
@@ -20,7 +21,7 @@ export function fetchAuthority({ url, fingerprint, signal }: FetchAuthorityOptio
     })
     const fail = (cause: unknown) => {
       socket.destroy()
-      reject(cause instanceof Fault ? cause : new Fault('unavailable', `cannot reach ${host}`, { cause }))
+      reject(signal?.aborted ? signal.reason : connectionFault(cause, url, remedy))
     }
     const onAbort = () => fail(signal?.reason)
     signal?.addEventListener('abort', onAbort, { once: true })
@@ -45,6 +46,8 @@ export interface FetchAuthorityOptions {
   url: string
   /** SHA-256 of the authority's certificate, hex. */
   fingerprint: string
+  /** What to suggest when nothing can be reached. */
+  remedy?: string | undefined
   signal?: AbortSignal | undefined
 }
 

@@ -3,6 +3,7 @@ import { Agent, request as httpsRequest } from 'node:https'
 import type { WebSocket } from 'ws'
 import { Fault } from '../model/fault.ts'
 import { fetchAuthority, fingerprintOf } from './authority.ts'
+import { connectionFault } from './connection-fault.ts'
 import { readJson } from './read-reply.ts'
 import type { Transport, TransportReply, TransportRequest } from './transport.ts'
 
@@ -64,7 +65,8 @@ function checkUrl(text: string): string {
   throw new Fault('invalid', `"${text}" is not the address of a control plane; write it like "https://host:7447"`)
 }
 
-async function createAgent({ url, ca, caFingerprint }: NodeTransportOptions, signal?: AbortSignal): Promise<Agent> {
+async function createAgent(options: NodeTransportOptions, signal?: AbortSignal): Promise<Agent> {
+  const { url, ca, caFingerprint, remedy } = options
   if (ca === undefined && caFingerprint === undefined) {
     throw new Fault(
       'invalid',
@@ -81,7 +83,7 @@ async function createAgent({ url, ca, caFingerprint }: NodeTransportOptions, sig
       `the authority that is kept for ${url} does not have the fingerprint that is kept with it`,
     )
   }
-  const trusted = ca ?? (await fetchAuthority({ url, fingerprint: caFingerprint ?? '', signal }))
+  const trusted = ca ?? (await fetchAuthority({ url, fingerprint: caFingerprint ?? '', remedy, signal }))
   return new Agent({ keepAlive: true, ca: trusted, checkServerIdentity: () => undefined, ALPNProtocols: ['http/1.1'] })
 }
 
@@ -154,35 +156,3 @@ async function openSocket(
     })
   })
 }
-
-/** What a failed connection means, in words. */
-function connectionFault(error: unknown, url: string, remedy = 'is the control plane running there?'): unknown {
-  if (error instanceof Fault) return error
-  const code = (error as NodeJS.ErrnoException).code ?? ''
-  const cannot = `cannot reach the control plane at ${url}`
-  if (code === 'ECONNREFUSED') return new Fault('unavailable', `${cannot}: nothing listens there; ${remedy}`)
-  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
-    return new Fault('unavailable', `${cannot}: its name cannot be resolved; check the address`)
-  }
-  if (code === 'CERT_HAS_EXPIRED') {
-    return new Fault('unavailable', `${cannot}: its certificate has expired; restart it to have a new one made`)
-  }
-  if (untrusted.has(code)) {
-    return new Fault(
-      'unauthenticated',
-      `what listens at ${url} shows a certificate of another authority; it is another control plane, or this one was set up anew`,
-    )
-  }
-  const reason = error instanceof Error ? error.message : String(error)
-  return new Fault('unavailable', `${cannot}: ${reason}`, { cause: error })
-}
-
-const untrusted = new Set([
-  'SELF_SIGNED_CERT_IN_CHAIN',
-  'DEPTH_ZERO_SELF_SIGNED_CERT',
-  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
-  'UNABLE_TO_GET_ISSUER_CERT',
-  'CERT_SIGNATURE_FAILURE',
-  'INVALID_PURPOSE',
-])

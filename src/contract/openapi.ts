@@ -142,6 +142,8 @@ function tidy(schema: z.core.$ZodTypes, json: Json, io: 'input' | 'output'): voi
   if (schema._zod.def.type === 'union' && 'discriminator' in schema._zod.def && Array.isArray(variants)) {
     json.discriminator = { propertyName: schema._zod.def.discriminator }
   }
+  // What is answered may gain fields in a later version.
+  if (io === 'output' && json.additionalProperties === false) delete json.additionalProperties
   // A union of a value and of text that is turned into it comes out as the value.
   if (io === 'output' && Array.isArray(json.anyOf)) {
     const said = json.anyOf.filter((each: Json) => Object.keys(each).length > 0)

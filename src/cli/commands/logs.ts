@@ -21,7 +21,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const several = allocations.length > 1
   const outcomes = await Promise.allSettled(
     allocations.map(({ id, slot }) =>
-      copyLogs(cli, read(client, { allocation: id, ...wanted }, cli.signal), several ? `${slot} ` : ''),
+      copyLogs(cli, read(client, { allocation: id, ...wanted }, cli.signal), several ? `${slot} | ` : ''),
     ),
   )
   if (cli.signal.aborted) return undefined

@@ -30,7 +30,8 @@ function planText(cli: Cli, plan: Plan): string {
   const { job, version, changes, moves, blocked } = plan
   if (!isChange(plan) && blocked === '') return `${job}: nothing to do, version ${version} is the same\n`
   const lines = [version === 0 ? `${job}: a new job` : `${job}: version ${version} becomes ${version + 1}`]
-  for (const { path, before, after } of changes) {
+  // All of a new job is new, and stands in the file.
+  for (const { path, before, after } of version === 0 ? [] : changes) {
     if (before === undefined) lines.push(paint(out, 'good', `  + ${path}: ${show(after)}`))
     else if (after === undefined) lines.push(paint(out, 'bad', `  - ${path}: ${show(before)}`))
     else lines.push(paint(out, 'busy', `  ~ ${path}: ${show(before)} → ${show(after)}`))

@@ -18,6 +18,7 @@ export function jobStateCell({ state }: Pick<JobSummary, 'state'>): Cell {
 
 /** How many of how many, in the word that fits the type of job. */
 export function copiesText({ type, copies }: Pick<JobSummary, 'type' | 'copies'>): string {
+  if (copies.wanted === 0 && copies.live === 0) return '-'
   if (type === 'service') return `${copies.healthy}/${copies.wanted} healthy`
   const parts = [`${copies.complete}/${copies.wanted} complete`]
   if (copies.live > 0) parts.push(`${copies.live} running`)

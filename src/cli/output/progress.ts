@@ -3,7 +3,7 @@ import { oneLine, paint, type Tone } from './text.ts'
 
 /**
  * What is going on, on standard error: one line that is written over on a terminal, a line per change elsewhere.
- * Disposing removes the line.
+ * Disposing removes the line. `quiet`: nothing but what is said, where there is no terminal.
  */
 export interface Progress extends Disposable {
   show(text: string): void
@@ -11,7 +11,7 @@ export interface Progress extends Disposable {
   say(text: string, tone?: Tone): void
 }
 
-export function progress(cli: Cli): Progress {
+export function progress(cli: Cli, { quiet = false }: { quiet?: boolean } = {}): Progress {
   const { stderr } = cli
   let shown = ''
   const wipe = () => {
@@ -28,7 +28,7 @@ export function progress(cli: Cli): Progress {
       wipe()
       shown = line
       if (stderr.isTTY) draw()
-      else stderr.write(`${line}\n`)
+      else if (!quiet) stderr.write(`${line}\n`)
     },
     say: (text, tone = 'plain') => {
       wipe()

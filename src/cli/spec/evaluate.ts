@@ -31,7 +31,9 @@ async function evaluate(url: string): Promise<Evaluated> {
       Object.values(exports).flatMap((value) => (Array.isArray(value) ? value : [value])),
     )
     const objects = [...new Set(values.filter((value) => typeof value === 'object' && value !== null))]
-    return { jobs: objects.map((value) => ({ value, ...placeOf(value) })) }
+    // Exports come in the order of their names; jobs in that in which they are written.
+    const jobs: { value: unknown; line?: number }[] = objects.map((value) => ({ value, ...placeOf(value) }))
+    return { jobs: jobs.sort((a, b) => (a.line ?? 0) - (b.line ?? 0)) }
   } catch (error) {
     return { error: { message: messageOf(error), ...placeIn(error, url) } }
   }

@@ -7,6 +7,7 @@ import { SpecFault } from './spec-fault.ts'
 /** A spec is some kilobytes. The YAML parser's time grows faster than its input's length, so more is not given to it. */
 export const maxSpecBytes = 512 * 1024
 const maxJobs = 1000
+const maxMistakes = 100
 /** Deeper than anything that means something; what is deeper would exhaust the stack. */
 const maxDepth = 100
 
@@ -16,7 +17,7 @@ const maxDepth = 100
  */
 export function readJobText(text: string, file: string): JobSpec[] {
   const sources = new Map([[file, text]])
-  const fail = (places: readonly FaultPlace[]) => new SpecFault(places.slice(0, 100), sources)
+  const fail = (places: readonly FaultPlace[]) => new SpecFault(places.slice(0, maxMistakes), sources)
   if (Buffer.byteLength(text) > maxSpecBytes)
     throw fail([{ file, message: `it is over ${maxSpecBytes / 1024} KiB, which no job needs; is it the right file?` }])
   const tooDeep = findTooDeep(text)
@@ -32,14 +33,15 @@ export function readJobText(text: string, file: string): JobSpec[] {
   const places: FaultPlace[] = []
   const names = new Set<string>()
   for (const document of documents) {
+    if (places.length >= maxMistakes || jobs.length > maxJobs) break
     for (const { value, path } of roots(document, (message) =>
       fail([{ file, ...positionOf(document, lines, [], 'value'), message }]),
     )) {
       const parsed = JobSpec.safeParse(value)
       if (!parsed.success) {
-        places.push(
-          ...explainIssues(parsed.error.issues, value).map((each) => toPlace(document, lines, file, path, each)),
-        )
+        // Finding a place takes time; nobody reads more than these.
+        const explained = explainIssues(parsed.error.issues, value).slice(0, maxMistakes)
+        places.push(...explained.map((each) => toPlace(document, lines, file, path, each)))
         continue
       }
       if (names.has(parsed.data.name)) {
@@ -60,7 +62,13 @@ export function readJobText(text: string, file: string): JobSpec[] {
 function parse(text: string, lines: LineCounter, file: string, fail: (places: FaultPlace[]) => SpecFault): Document[] {
   try {
     // Keys are looked at afterwards: the parser's own look takes seconds for a long mapping.
-    const parsed = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: false, merge: true, prettyErrors: false })
+    const parsed = parseAllDocuments(text, {
+      lineCounter: lines,
+      uniqueKeys: false,
+      merge: true,
+      prettyErrors: false,
+      logLevel: 'error',
+    })
     return Array.isArray(parsed) ? parsed : []
   } catch (error) {
     throw fail([
@@ -177,8 +185,14 @@ function byPlace(a: FaultPlace, b: FaultPlace): number {
 /** Brackets and indentation both nest; counted before the parser, which calls itself once per level, sees them. */
 function findTooDeep(text: string): { line: number; column: number } | undefined {
   let brackets = 0
+  const indents: number[] = []
   for (const [at, row] of text.split('\n').entries()) {
     const dashes = /^(?:\s*[-?:]\s)+/.exec(row)?.[0].match(/[-?:]/g)?.length ?? 0
+    const indent = row.search(/\S/)
+    if (indent >= 0) {
+      while (indents.length > 0 && (indents.at(-1) ?? 0) >= indent) indents.pop()
+      if (indents.push(indent) > maxDepth) return { line: at + 1, column: indent + 1 }
+    }
     for (const [column, character] of [...row].entries()) {
       if (character === '[' || character === '{') brackets += 1
       else if ((character === ']' || character === '}') && brackets > 0) brackets -= 1
