@@ -36,7 +36,7 @@ console.log('ready')
 
 async function join(index: number): Promise<void> {
   const name = `${values.prefix}-${index}`
-  const identity = await joinCluster({ token: values.token, address, name, signal })
+  const identity = await joinCluster({ token: values.token, address, name, clock: systemClock, signal })
   const driver = new FakeDriver({ machine: new FakeMachine({ clock: systemClock }), clock: systemClock })
   const facts: NodeFacts = {
     os: 'linux',

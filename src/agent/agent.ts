@@ -58,6 +58,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const signal = options.signal ? AbortSignal.any([closing.signal, options.signal]) : closing.signal
   const reporter = new Reporter({ clock })
   let facts = await options.facts()
+  const node = { ...options.node, labels: options.node.labels ?? {} }
   const parts: Parts = {
     clock,
     log,
@@ -65,7 +66,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     workspace,
     drivers: new Map(options.drivers.map((driver) => [driver.name, driver])),
     probe: options.probe,
-    node: { ...options.node, labels: options.node.labels ?? {} },
+    node,
     facts: () => facts,
     publish: (runner) => reporter.status(runner),
     forget: (runner) => reporter.forget(runner.id),
@@ -111,7 +112,19 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       allocations.forgetVersion()
       const hello = { node: options.node.id, name: options.node.name, instance, now: clock.now(), facts }
       connected = true
-      return await converse({ link, hello, clock, log, allocations, reporter, changedFacts, signal })
+      return await converse({
+        link,
+        hello,
+        clock,
+        log,
+        allocations,
+        reporter,
+        relabel: (labels) => {
+          node.labels = labels
+        },
+        changedFacts,
+        signal,
+      })
     } finally {
       connected = false
       linked = undefined

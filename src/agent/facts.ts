@@ -1,10 +1,12 @@
 import { readFile, statfs } from 'node:fs/promises'
 import * as os from 'node:os'
 import type { Driver } from '../drivers/driver.ts'
+import { type Clock, deadline } from '../kit/clock.ts'
 import { sentence } from '../model/fault.ts'
 import type { DriverFacts, NodeFacts } from '../model/node.ts'
 
 export interface FactsOptions {
+  clock: Clock
   /** The agent's own directory: its disk is what workloads get. */
   root: string
   drivers: readonly Driver[]
@@ -33,11 +35,7 @@ export async function machineFacts(options: FactsOptions): Promise<NodeFacts> {
   const drivers: Record<string, DriverFacts> = {}
   await Promise.all(
     options.drivers.map(async (driver) => {
-      drivers[driver.name] = await driver.facts().catch((error: unknown) => ({
-        healthy: false,
-        reason: sentence(error).slice(0, 1000),
-        attributes: {},
-      }))
+      drivers[driver.name] = await driverFacts(driver, options.clock)
     }),
   )
   return {
@@ -56,6 +54,23 @@ export async function machineFacts(options: FactsOptions): Promise<NodeFacts> {
     volumes: [...(options.volumes ?? [])],
     address: options.address ?? firstAddress(),
     ports: options.ports ?? [20_000, 32_000],
+  }
+}
+
+/** A driver's tools may hang; a node without one driver is better than none. */
+const driverPatienceMs = 10_000
+
+async function driverFacts(driver: Driver, clock: Clock): Promise<DriverFacts> {
+  using patience = deadline(clock, driverPatienceMs)
+  const late = new Promise<never>((_, reject) => {
+    patience.signal.addEventListener('abort', () =>
+      reject(new Error(`it did not say within ${driverPatienceMs / 1000} s whether it works here`)),
+    )
+  })
+  try {
+    return await Promise.race([driver.facts(), late])
+  } catch (error) {
+    return { healthy: false, reason: sentence(error).slice(0, 1000), attributes: {} }
   }
 }
 

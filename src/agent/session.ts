@@ -14,6 +14,8 @@ export interface SessionOptions {
   log: Log
   allocations: Allocations
   reporter: Reporter
+  /** The control plane's word on the node's labels. */
+  relabel: (labels: Readonly<Record<string, string>>) => void
   /** Yields the facts each time they have changed. */
   changedFacts: (options: { signal: AbortSignal }) => AsyncIterable<NodeFacts>
   signal: AbortSignal
@@ -50,6 +52,7 @@ export async function converse(options: SessionOptions): Promise<SessionEnd> {
       if (message.type === 'welcome') {
         if (welcomed) throw new Fault('invalid', 'the control plane said welcome twice')
         welcomed = true
+        if (message.labels) options.relabel(message.labels)
         besides(beat(link, message.beatMs, { clock, signal }))
         besides(reporter.run((report) => link.send(report), { signal }))
         besides(tellFacts(options, signal))

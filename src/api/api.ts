@@ -10,6 +10,7 @@ import type { Sessions } from '../control/sessions/sessions.ts'
 import { type App, createApp } from '../http/app.ts'
 import type { Caller, Route } from '../http/route.ts'
 import { Fault } from '../model/fault.ts'
+import { readPeer } from '../wire/http2/peer.ts'
 import { allocationHandlers, execSocket } from './allocation.ts'
 import { enrollHandlers } from './enroll.ts'
 import { eventHandlers } from './event.ts'
@@ -57,21 +58,22 @@ export async function createApi(options: ApiOptions): Promise<App> {
 export type HandledName = Exclude<EndpointName, 'execAllocation'>
 
 /** A service account by its bearer token; for agents' own endpoints, the node that the client certificate proves. */
-function whoAsks({ store, clock }: Control, request: IncomingMessage, route: Route): Caller {
-  if (route.role === 'agent') return { name: nodeOf(request, store), roles: ['agent'] }
+function whoAsks(control: Control, request: IncomingMessage, route: Route): Caller {
+  if (route.role === 'agent') return { name: nodeOf(request, control), roles: ['agent'] }
   const header = request.headers.authorization
   if (header === undefined)
     throw new Fault('unauthenticated', 'a token is needed; "tutti context show" says which one the command line uses')
   const [scheme, token = ''] = header.split(' ')
   if (scheme?.toLowerCase() !== 'bearer')
     throw new Fault('unauthenticated', 'the Authorization header must be "Bearer" and a token')
-  return authenticate(store.view, token, clock.now())
+  return authenticate(control.store.view, token, control.clock.now())
 }
 
-function nodeOf(request: IncomingMessage, store: Control['store']): string {
-  const socket = request.socket as TLSSocket
-  const node = socket.authorized ? String(socket.getPeerCertificate().subject?.CN ?? '') : ''
-  if (!store.view.get('nodes', node))
-    throw new Fault('unauthenticated', 'only a connected agent, by its certificate, may ask this')
-  return node
+/** The node whose newest certificate the connection shows; an earlier one, replaced since, counts for nothing. */
+function nodeOf(request: IncomingMessage, { store, clock }: Control): string {
+  const peer = readPeer(request.socket as TLSSocket, clock.now())
+  const node = store.view.get('nodes', peer.node)
+  if (node && (peer.keyFingerprint === node.keyFingerprint || peer.keyFingerprint === node.nextKeyFingerprint))
+    return node.id
+  throw new Fault('unauthenticated', 'only an agent, by the newest certificate of its node, may ask this')
 }

@@ -37,20 +37,23 @@ export function nodeTransport(options: NodeTransportOptions): Transport {
     })
     return agent
   }
-  const say = (error: unknown) => connectionFault(error, url, options.remedy)
+  const say = (error: unknown, signal: AbortSignal | undefined) =>
+    signal?.aborted ? signal.reason : connectionFault(error, url, options.remedy)
   return {
     url,
     request: async (wanted) => {
-      const chosen = await trusted(wanted.signal).catch((error: unknown) => Promise.reject(say(error)))
-      return send(url, chosen, headers, wanted).catch((error: unknown) => {
-        throw wanted.signal?.aborted ? wanted.signal.reason : say(error)
-      })
+      try {
+        return await send(url, await trusted(wanted.signal), headers, wanted)
+      } catch (error) {
+        throw say(error, wanted.signal)
+      }
     },
     socket: async (path, { signal }) => {
-      const chosen = await trusted(signal).catch((error: unknown) => Promise.reject(say(error)))
-      return openSocket(url, chosen, headers, path, signal).catch((error: unknown) => {
-        throw signal?.aborted ? signal.reason : say(error)
-      })
+      try {
+        return await openSocket(url, await trusted(signal), headers, path, signal)
+      } catch (error) {
+        throw say(error, signal)
+      }
     },
     [Symbol.asyncDispose]: async () => {
       const open = await agent?.catch(() => undefined)

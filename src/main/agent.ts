@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { type Agent, startAgent } from '../agent/agent.ts'
+import { startAgent } from '../agent/agent.ts'
 import { machineFacts } from '../agent/facts.ts'
 import { SqliteLedger } from '../agent/ledger/sqlite.ts'
 import { netProbe } from '../agent/probe/net.ts'
@@ -32,14 +32,19 @@ export interface NodeAgentOptions {
   clock: Clock
   random: Random
   log: Log
-  signal: AbortSignal
 }
 
-/** Composes and starts the agent of a real machine. Ending it leaves the workloads running. */
-export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> {
-  const { directory, drivers, offer, clock, random, log, signal } = options
+/** Composes and starts the agent of a real machine. Disposing it leaves the workloads running. */
+export async function startNodeAgent(options: NodeAgentOptions): Promise<AsyncDisposable> {
+  const { directory, drivers, offer, clock, random, log } = options
+  const ending = new AbortController()
   let { identity } = options
-  const offered = { counters: offer.counters, volumes: Object.keys(offer.volumes), address: ownAddress(identity) }
+  const offered = {
+    labels: offer.labels,
+    counters: offer.counters,
+    volumes: Object.keys(offer.volumes),
+    address: ownAddress(identity),
+  }
   const agent = await startAgent({
     clock,
     random,
@@ -49,26 +54,27 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<Agent> 
     drivers,
     probe: netProbe,
     node: { id: identity.node, name: identity.name, labels: offer.labels },
-    facts: async () => ({
-      ...(await machineFacts({ root: directory, drivers, version, ...offered })),
-      labels: offer.labels,
-    }),
+    facts: () => machineFacts({ clock, root: directory, drivers, version, ...offered }),
     dial: ({ services, signal: until }) =>
       dialControl({ address: identity.address, identity, services, clock, log, signal: until }),
-    signal,
   })
   void keepRenewed(() => identity, {
     file: identityFile(directory),
     clock,
     random,
-    signal,
+    signal: ending.signal,
     onRenewed: (renewed) => {
       identity = renewed
       log.info({}, "the node's certificate was renewed")
     },
     onError: (error) => log.warn({ err: error }, "the node's certificate could not be renewed yet"),
   })
-  return agent
+  return {
+    [Symbol.asyncDispose]: async () => {
+      ending.abort(new Error('the agent is ending'))
+      await agent.close()
+    },
+  }
 }
 
 export function identityFile(directory: string): string {

@@ -1,6 +1,6 @@
 import { endpoints } from '../contract/endpoints.ts'
 import { caFingerprint } from '../control/authority/authority.ts'
-import type { Clock } from '../kit/clock.ts'
+import { type Clock, deadline } from '../kit/clock.ts'
 import type { Random } from '../kit/random.ts'
 import { Fault } from '../model/fault.ts'
 import { learnAuthority } from '../wire/http2/client-tls.ts'
@@ -12,11 +12,17 @@ export interface JoinOptions {
   token: string
   address: { host: string; port: number }
   name: string
+  clock: Clock
   signal: AbortSignal
 }
 
+/** Joining and renewing are a few small requests; a network that swallows them should not be waited for long. */
+const patienceMs = 30_000
+
 /** Buys this machine its certificate. The token's fingerprint proves the control plane before anything is told to it. */
-export async function joinCluster({ token, address, name, signal }: JoinOptions): Promise<NodeIdentity> {
+export async function joinCluster({ token, address, name, clock, ...options }: JoinOptions): Promise<NodeIdentity> {
+  using patience = deadline(clock, patienceMs, options.signal)
+  const { signal } = patience
   const fingerprint = /^tuttijoin_[0-9a-z]+_[\w-]+_([0-9a-f]{64})$/.exec(token)?.[1]
   if (!fingerprint) {
     throw new Fault(
@@ -44,7 +50,7 @@ export async function keepRenewed(
     await clock.sleep(Math.max(0, due - clock.now()), { signal }).catch(() => {})
     if (signal.aborted) return
     try {
-      const renewed = await renew(current(), signal)
+      const renewed = await renew(current(), { clock, signal })
       await writeIdentity(file, renewed)
       onRenewed(renewed)
     } catch (error) {
@@ -66,7 +72,12 @@ export interface RenewOptions {
 }
 
 /** The same node with a new key and certificate. */
-export async function renew(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
+export async function renew(
+  identity: NodeIdentity,
+  { clock, ...options }: { clock: Clock; signal: AbortSignal },
+): Promise<NodeIdentity> {
+  using patience = deadline(clock, patienceMs, options.signal)
+  const { signal } = patience
   const { key, csr } = await createKeyAndRequest()
   const answer = endpoints.renew.answer.parse(
     await askAsAgent({

@@ -215,7 +215,7 @@ export const TaskSpec = z.strictObject({
 })
 export type TaskSpec = z.infer<typeof TaskSpec>
 
-interface Port {
+export interface Port {
   static?: number | undefined
   to?: number | undefined
 }

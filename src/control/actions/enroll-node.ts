@@ -1,7 +1,8 @@
-import { createHash, X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { Fault } from '../../model/fault.ts'
 import type { NodeId } from '../../model/ids.ts'
 import type { Node } from '../../model/node.ts'
+import { keyFingerprint } from '../../wire/http2/peer.ts'
 import type { Authority } from '../authority/authority.ts'
 import { signAgentRequest } from '../authority/issue.ts'
 import { type Control, newId } from '../control.ts'
@@ -27,8 +28,8 @@ export async function enrollNode(
   const sign = (nodeId: NodeId) => signAgentRequest({ authority, csr: request, nodeId, now: clock.now(), random })
   let id = newId(control) as NodeId
   let certificate = await sign(id)
-  const keyFingerprint = keyOf(certificate)
-  const known = [...store.view.by('nodesByName', name)].find((node) => node.keyFingerprint === keyFingerprint)
+  const fingerprint = keyFingerprint(new X509Certificate(certificate))
+  const known = [...store.view.by('nodesByName', name)].find((node) => node.keyFingerprint === fingerprint)
   if (known) {
     id = known.id
     certificate = await sign(id)
@@ -53,7 +54,7 @@ export async function enrollNode(
       epoch: 0,
       since: tx.now,
       joinedAt: tx.now,
-      keyFingerprint,
+      keyFingerprint: fingerprint,
     }
     tx.put('nodes', node)
     addEvent(tx, {
@@ -76,17 +77,11 @@ export async function renewNode(
 ): Promise<string> {
   const { clock, random } = control
   const certificate = await signAgentRequest({ authority, csr: request, nodeId: node, now: clock.now(), random })
-  const keyFingerprint = keyOf(certificate)
+  const fingerprint = keyFingerprint(new X509Certificate(certificate))
   await control.store.write((tx) => {
     const row = tx.get('nodes', node)
     if (!row) throw new Fault('denied', 'this node was removed from the cluster; join it again with a new token')
-    tx.put('nodes', { ...row, nextKeyFingerprint: keyFingerprint })
+    tx.put('nodes', { ...row, nextKeyFingerprint: fingerprint })
   })
   return certificate
-}
-
-/** SHA-256 of the public key (SubjectPublicKeyInfo, DER), in hex. */
-function keyOf(certificate: string): string {
-  const spki = new X509Certificate(certificate).publicKey.export({ type: 'spki', format: 'der' })
-  return createHash('sha256').update(spki).digest('hex')
 }

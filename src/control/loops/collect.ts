@@ -2,18 +2,19 @@ import { loop } from '../../kit/loop.ts'
 import { Wakeup } from '../../kit/wakeup.ts'
 import { type Allocation, isLive } from '../../model/allocation.ts'
 import { type Job, slotKey, versionKey } from '../../model/records.ts'
-import type { Tx } from '../../store/store.ts'
+import type { Tx, View } from '../../store/store.ts'
 import type { Control } from '../control.ts'
 
 /** What is kept of the past. Everything beyond it is collected. */
 export interface Retention {
   events: number
   audit: number
-  /** Ended allocations of a slot besides the newest. */
+  /** Newest ended allocations of a slot. */
   allocationsPerSlot: number
   versionsPerJob: number
-  /** Batch jobs that have ended, newest first. */
+  /** Jobs that were stopped, or are batch jobs that have ended: the newest. */
   endedJobs: number
+  /** Batch jobs that ended well are kept this long. */
   endedJobMs: number
 }
 
@@ -47,7 +48,7 @@ export async function collectGarbage(
   })
 }
 
-/** One transaction's worth; resolves with how many rows went. */
+/** One transaction's worth; resolves with how many rows were looked at. */
 export async function collectOnce(control: Control, retention: Retention): Promise<number> {
   const doomed = [...doomedRows(control, retention)].slice(0, perCommit)
   if (doomed.length === 0) return 0
@@ -60,6 +61,8 @@ export async function collectOnce(control: Control, retention: Retention): Promi
 interface Doomed {
   table: 'events' | 'audit' | 'allocations' | 'jobVersions' | 'slots' | 'jobs' | 'timers'
   key: string
+  /** Goes only while this job is as it was when it was judged. */
+  with?: Job
 }
 
 function* doomedRows({ store, clock }: Control, retention: Retention): Iterable<Doomed> {
@@ -70,38 +73,38 @@ function* doomedRows({ store, clock }: Control, retention: Retention): Iterable<
     const keys = [...view.all(table)].map((row) => row.id).sort()
     for (const key of keys.slice(0, excess)) yield { table, key }
   }
-  const ended: Job[] = []
+  const over: { job: Job; endedAt: number }[] = []
   for (const job of view.all('jobs')) {
     const allocations = [...view.by('allocationsByJob', job.name)]
+    const versions = [...view.by('versionsByJob', job.name)].map((row) => row.version)
     yield* oldAttempts(allocations, retention)
-    yield* oldVersions(
-      [...view.by('versionsByJob', job.name)].map((row) => row.version),
-      allocations,
-      job,
-      retention,
-    )
-    if (isOver(job, allocations) && !view.get('dirty', job.name)) ended.push(job)
+    yield* oldVersions(versions, allocations, job, retention)
+    if (!isOver(job, allocations) || view.get('dirty', job.name)) continue
+    over.push({ job, endedAt: Math.max(job.changedAt, ...allocations.map((row) => row.changedAt)) })
   }
-  ended.sort((a, b) => b.changedAt - a.changedAt)
+  over.sort((a, b) => b.endedAt - a.endedAt)
   const oldest = clock.now() - retention.endedJobMs
-  for (const [rank, job] of ended.entries()) {
-    if (rank < retention.endedJobs && job.changedAt > oldest) continue
-    for (const allocation of view.by('allocationsByJob', job.name)) yield { table: 'allocations', key: allocation.id }
-    for (const slot of view.by('slotsByJob', job.name)) yield { table: 'slots', key: slotKey(job.name, slot.index) }
-    for (const row of view.by('versionsByJob', job.name))
-      yield { table: 'jobVersions', key: versionKey(job.name, row.version) }
-    for (const timer of view.by('timersByJob', job.name)) yield { table: 'timers', key: timer.id }
-    yield { table: 'jobs', key: job.name }
+  for (const [rank, { job, endedAt }] of over.entries()) {
+    // A job that somebody stopped is kept for its history; one that ran its course only for a while.
+    const isOld = !job.stopped && endedAt <= oldest
+    if (rank >= retention.endedJobs || isOld) yield* wholeJob(view, job)
   }
 }
 
+function* wholeJob(view: View, job: Job): Iterable<Doomed> {
+  for (const { id } of view.by('allocationsByJob', job.name)) yield { table: 'allocations', key: id, with: job }
+  for (const { index } of view.by('slotsByJob', job.name))
+    yield { table: 'slots', key: slotKey(job.name, index), with: job }
+  for (const { version } of view.by('versionsByJob', job.name)) {
+    yield { table: 'jobVersions', key: versionKey(job.name, version), with: job }
+  }
+  for (const { id } of view.by('timersByJob', job.name)) yield { table: 'timers', key: id, with: job }
+  yield { table: 'jobs', key: job.name, with: job }
+}
+
 function* oldAttempts(allocations: readonly Allocation[], retention: Retention): Iterable<Doomed> {
-  const bySlot = Map.groupBy(
-    allocations.filter((row) => !isLive(row)),
-    (row) => row.slot,
-  )
-  for (const rows of bySlot.values()) {
-    if (rows.length <= retention.allocationsPerSlot) continue
+  const ended = allocations.filter((row) => !isLive(row))
+  for (const rows of Map.groupBy(ended, (row) => row.slot).values()) {
     rows.sort((a, b) => b.createdAt - a.createdAt)
     for (const row of rows.slice(retention.allocationsPerSlot)) yield { table: 'allocations', key: row.id }
   }
@@ -117,24 +120,25 @@ function* oldVersions(
   const inUse = new Set(allocations.map((row) => row.version))
   versions.sort((a, b) => b - a)
   for (const version of versions.slice(retention.versionsPerJob)) {
-    if (!inUse.has(version)) yield { table: 'jobVersions', key: versionKey(job.name, version) }
+    if (!inUse.has(version)) yield { table: 'jobVersions', key: versionKey(job.name, version), with: job }
   }
 }
 
 /** A batch job whose copies have all ended well, or any stopped job, with nothing of it alive. */
 function isOver(job: Job, allocations: readonly Allocation[]): boolean {
-  if (allocations.some((row) => isLive(row))) return false
+  if (allocations.some(isLive)) return false
   if (job.stopped) return true
-  return (
-    job.spec.type === 'batch' &&
-    job.blocked === '' &&
-    allocations.length > 0 &&
-    allocations.every((row) => row.phase === 'complete')
-  )
+  const isDone = allocations.length > 0 && allocations.every((row) => row.phase === 'complete')
+  return job.spec.type === 'batch' && job.blocked === '' && isDone
 }
 
-function stillDoomed(tx: Tx, row: Doomed): boolean {
-  if (row.table !== 'allocations') return true
-  const allocation = tx.get('allocations', row.key)
-  return allocation !== undefined && !isLive(allocation)
+/** The state may have moved on since it was looked at, also by writes that are still on their way. */
+function stillDoomed(tx: Tx, { table, key, with: job }: Doomed): boolean {
+  if (table === 'allocations') {
+    const allocation = tx.get(table, key)
+    if (!allocation || isLive(allocation)) return false
+  }
+  if (!job) return true
+  // The job itself goes last of its rows, so it is still there to compare with.
+  return tx.get('jobs', job.name) === job && !tx.get('dirty', job.name)
 }

@@ -21,7 +21,6 @@ export async function run(cli: Cli, command: AgentCommand): Promise<number> {
   const identity = await identify(cli, directory, command)
   const { labels, volumes, counters, allowHostPaths: hostPaths } = command
   const offer = { labels, volumes: absolute(volumes), counters, hostPaths }
-  const { signal } = cli
   const drivers = machineDrivers({ directory, clock: systemClock, env: cli.env })
   await using _agent = await startNodeAgent({
     identity,
@@ -31,12 +30,11 @@ export async function run(cli: Cli, command: AgentCommand): Promise<number> {
     clock: systemClock,
     random: systemRandom,
     log: openLog(),
-    signal,
   })
   cli.stdout.write(
     `node "${identity.name}" serves ${identity.address.host}:${identity.address.port}; its files are in ${directory}\n`,
   )
-  await ended(signal)
+  await ended(cli.signal)
   return 0
 }
 
@@ -60,7 +58,13 @@ async function identify(cli: Cli, directory: string, { join, name }: AgentComman
   const address = parseAddress(join.address, defaultPort)
   const identity =
     (kept && (await stillGood({ ...kept, address }, join.token, cli.signal))) ??
-    (await joinCluster({ token: join.token, address, name: name ?? kept?.name ?? ownName(), signal: cli.signal }))
+    (await joinCluster({
+      token: join.token,
+      address,
+      name: name ?? kept?.name ?? ownName(),
+      clock: systemClock,
+      signal: cli.signal,
+    }))
   await writeIdentity(file, identity)
   return identity
 }
@@ -69,7 +73,7 @@ async function identify(cli: Cli, directory: string, { join, name }: AgentComman
 async function stillGood(kept: NodeIdentity, token: string, signal: AbortSignal): Promise<NodeIdentity | undefined> {
   if (!token.endsWith(caFingerprint(kept.ca))) return undefined
   try {
-    return await renew(kept, signal)
+    return await renew(kept, { clock: systemClock, signal })
   } catch (error) {
     if (error instanceof Fault && error.code === 'unavailable') return kept
     return undefined

@@ -1,5 +1,4 @@
 import { resolve } from 'node:path'
-import type { Agent } from '../../agent/agent.ts'
 import type { Cli } from '../../cli/cli.ts'
 import { defaultPort, findHome } from '../../cli/home.ts'
 import type { DevCommand } from '../../cli/main-commands.ts'
@@ -29,7 +28,6 @@ export async function run(cli: Cli, command: DevCommand): Promise<number> {
 
 export interface Dev extends AsyncDisposable {
   server: RunningServer
-  agent: Agent
 }
 
 export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
@@ -39,7 +37,7 @@ export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
   const server = undo.use(await launchServer({ home, directory: home.serverData, listen, name: 'dev' }))
   const directory = home.agentData
   const drivers = machineDrivers({ directory, clock: systemClock, env: cli.env })
-  const agent = undo.use(
+  undo.use(
     await startNodeAgent({
       identity: await identifyHere(server, directory, cli.signal),
       directory,
@@ -48,12 +46,11 @@ export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
       clock: systemClock,
       random: systemRandom,
       log: openLog(),
-      // Ended by disposing, so that the demo can still stop its jobs after Ctrl-C.
-      signal: new AbortController().signal,
     }),
   )
+  await nodeIsReady(server, cli.signal)
   const owned = undo.move()
-  return { server, agent, [Symbol.asyncDispose]: () => owned.disposeAsync() }
+  return { server, [Symbol.asyncDispose]: () => owned.disposeAsync() }
 }
 
 /** This machine as a node of the control plane beside it: joined once, by the same way as every other. */
@@ -72,7 +69,18 @@ async function identifyHere(server: RunningServer, directory: string, signal: Ab
     labels: {},
     caFingerprint: server.caFingerprint,
   })
-  const identity = await joinCluster({ token, address, name: ownName(), signal })
+  const identity = await joinCluster({ token, address, name: ownName(), clock: systemClock, signal })
   await writeIdentity(file, identity)
   return identity
 }
+
+/** The machine is of no use before its agent has said what it is. */
+async function nodeIsReady({ control }: RunningServer, signal: AbortSignal): Promise<void> {
+  const since = systemClock.monotonic()
+  const ready = () => [...control.store.view.all('nodes')].some((node) => node.phase === 'ready')
+  while (!ready() && !signal.aborted && systemClock.monotonic() - since < readyWithinMs) {
+    await systemClock.sleep(10, { signal }).catch(() => {})
+  }
+}
+
+const readyWithinMs = 20_000
