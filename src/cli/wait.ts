@@ -128,7 +128,7 @@ async function throwIfFailed(client: Client, { job, slots, allocations }: JobVie
     if (newest?.phase !== 'failed' || !job) continue
     const { spec } = await client.getJob({ job: job.name }, { signal })
     const { rescheduleAttempts } = await import('../model/job.ts')
-    if (slot.failures.length <= rescheduleAttempts(spec)) continue
+    if (slot.failed <= rescheduleAttempts(spec)) continue
     throw new Fault('exhausted', `copy ${slot.index} of job "${job.name}" has failed: ${failureOf(newest)}`)
   }
 }

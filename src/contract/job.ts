@@ -42,15 +42,16 @@ export const PublicSlot = z
     allocation: AllocationId.nullable().meta({ description: 'The newest, live or not.' }),
     failures: z
       .array(z.object({ allocation: z.string(), node: z.string(), at: Time, message: z.string() }))
-      .meta({ description: 'Since the last healthy run, newest last.' }),
+      .meta({ description: 'The last ten since the last healthy run, newest last.' }),
+    failed: z.int().nonnegative().meta({ description: 'How many failures there were in all since then.' }),
     notBefore: Time.meta({ description: 'Not tried again before this.' }),
     completed: z.boolean().meta({ description: 'Ended well and not run again in this round.' }),
   })
   .meta({ id: 'Slot' })
 export type PublicSlot = z.infer<typeof PublicSlot>
 
-export function publicSlot({ job, index, allocation, failures, notBefore, completedRound }: Slot): PublicSlot {
-  return { job, index, allocation, failures, notBefore, completed: completedRound !== null }
+export function publicSlot({ job, index, allocation, failures, failed, notBefore, completedRound }: Slot): PublicSlot {
+  return { job, index, allocation, failures, failed, notBefore, completed: completedRound !== null }
 }
 
 export const jobStates = ['running', 'starting', 'blocked', 'complete', 'failed', 'stopping', 'stopped'] as const

@@ -104,9 +104,9 @@ function jobText(
   return `${head}\n${table(out, ['COPY', 'ALLOCATION', 'NODE', 'STATE', 'PID', 'PORTS', 'NOTE'], rows)}`
 }
 
-function lastFailure({ failures }: Answer<'getJob'>['slots'][number]): string {
+function lastFailure({ failures, failed }: Answer<'getJob'>['slots'][number]): string {
   const last = failures.at(-1)
-  return last ? `failed ${failures.length} times, last: ${last.message}` : ''
+  return last ? `failed ${failed === 1 ? 'once' : `${failed} times, last`}: ${last.message}` : ''
 }
 
 function allocationText(

@@ -3,6 +3,7 @@ import { encodeId } from '../../model/ids.ts'
 import { type JobInput, JobSpec } from '../../model/job.ts'
 import type { Cli, Given } from '../cli.ts'
 import { flagOption, readPairs, textOption, textsOption } from '../options.ts'
+import { explainIssues } from './explain.ts'
 
 /** Whether a command line of `tutti run` is about one command rather than job files. */
 export function namesCommand({ options, rest }: Given): boolean {
@@ -40,8 +41,8 @@ export function commandJob(cli: Pick<Cli, 'random'>, { options, rest }: Pick<Giv
   }
   const parsed = JobSpec.safeParse(input)
   if (parsed.success) return parsed.data
-  const [first] = parsed.error.issues
-  throw new Fault('invalid', `${first?.path.join('.') ?? 'the command'}: ${first?.message ?? 'is not valid'}`)
+  const [first] = explainIssues(parsed.error.issues, input)
+  throw new Fault('invalid', first?.message ?? 'the command line makes no valid job')
 }
 
 /** `http` for a free port, `http=8080` for that one. */
