@@ -76,7 +76,9 @@ function addRoute(app: FastifyInstance, options: AppOptions, route: Route, handl
     handler: async (request, reply) => {
       const caller = admit(options, route, request.raw)
       const gone = new AbortController()
-      reply.raw.once('close', () => gone.abort(new Error('the client has gone')))
+      reply.raw.once('close', () => {
+        if (!reply.raw.writableFinished) gone.abort(new Error('the client has gone'))
+      })
       const parsed: ParsedRequest = {
         params: parse('the path', route.params, request.params),
         query: parse('the query', route.query, request.query),
