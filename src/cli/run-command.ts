@@ -46,14 +46,20 @@ interface Attended {
 async function attend(cli: Cli, client: Client, { job, withinMs, remove }: Attended): Promise<number> {
   using shown = progress(cli, { quiet: true })
   const left = Promise.withResolvers<'left'>()
+  const leaving = new AbortController()
   let interrupts = 0
   using _interrupt = cli.onInterrupt(() => {
     interrupts += 1
-    if (interrupts > 1) return left.resolve('left')
+    if (interrupts > 1) {
+      leaving.abort(new Error('left'))
+      left.resolve('left')
+      return
+    }
     shown.say('stopping it; Ctrl-C again leaves it to end by itself', 'busy')
     client.stopJob({ job }).catch((error: unknown) => shown.say(Fault.from(error).message, 'bad'))
   })
-  const outcome = await Promise.race([left.promise, followOutput(cli, client, { job, withinMs, shown })])
+  const signal = AbortSignal.any([cli.signal, leaving.signal])
+  const outcome = await Promise.race([left.promise, followOutput(cli, client, { job, withinMs, shown, signal })])
   if (outcome === 'left') return exitCodes.interrupted
   if (remove) {
     await client.stopJob({ job })
@@ -69,7 +75,7 @@ async function attend(cli: Cli, client: Client, { job, withinMs, remove }: Atten
 async function followOutput(
   cli: Cli,
   client: Client,
-  { job, withinMs, shown }: { job: string; withinMs: number; shown: Progress },
+  { job, withinMs, shown, signal }: { job: string; withinMs: number; shown: Progress; signal: AbortSignal },
 ): Promise<PublicAllocation | undefined> {
   let started: PublicAllocation | undefined
   await followJob(cli, client, { job, withinMs, shown }, async (view) => {
@@ -80,7 +86,7 @@ async function followOutput(
   if (!started) return undefined
   const { id } = started
   shown[Symbol.dispose]()
-  await copyLogs(cli, client.logs({ allocation: id, follow: true }, { signal: cli.signal })).catch((error: unknown) => {
+  await copyLogs(cli, client.logs({ allocation: id, follow: true }, { signal })).catch((error: unknown) => {
     // The command may have ended on a node that cannot show its output: that it ended is still known.
     shown.say(`its output cannot be shown: ${Fault.from(error).message}`, 'busy')
   })
