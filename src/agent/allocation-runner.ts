@@ -196,8 +196,9 @@ export class AllocationRunner implements TaskHost {
     const whole = this.#surround(task)
     if (again) return await driver.prepare(await this.plan(task, task.record.attempt + 1), { signal, progress })
     const fetching = spec.artifacts.length === 0 ? undefined : this.#fetch(task, whole.spec, { signal, progress })
-    // A template may need an artifact and add to the environment; otherwise the driver need not wait for either.
-    const driverFirst = !spec.templates.some(({ env }) => env)
+    // An image can be pulled beside the fetch, unless a template adds to the environment. Whoever runs what is in the
+    // task directory must wait until it is there.
+    const driverFirst = driver.can.images && !spec.templates.some(({ env }) => env)
     const preparing = async () =>
       await driver.prepare(await this.plan(task, task.record.attempt + 1), { signal, progress })
     if (driverFirst) {

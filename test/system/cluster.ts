@@ -118,9 +118,12 @@ export class Cluster implements AsyncDisposable {
     return this.run(args)
   }
 
-  async run(args: string[], { input = '', cwd }: { input?: string; cwd?: string } = {}): Promise<Outcome> {
+  async run(
+    args: string[],
+    { input = '', cwd, env = {} }: { input?: string; cwd?: string; env?: Record<string, string> } = {},
+  ): Promise<Outcome> {
     const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...program, ...args], {
-      env: this.#env(),
+      env: { ...this.#env(), ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
       ...(cwd === undefined ? {} : { cwd }),
     })
