@@ -10,7 +10,8 @@ const { TUTTI_ALLOCATION, TUTTI_SLOT, TUTTI_NODE, TUTTI_PORT_HTTP, TUTTI_ADDRESS
 let served = 0
 const server = http.createServer((request, response) => {
   served += 1
-  console.log(request.method + ' ' + request.url)
+  // The checks of Tutti itself are not worth a line each.
+  if (request.headers['user-agent'] !== 'tutti-check') console.log(request.method + ' ' + request.url)
   response.setHeader('content-type', 'text/plain')
   response.end(GREETING + ' from copy ' + TUTTI_SLOT + ' (' + TUTTI_ALLOCATION + ') on ' + TUTTI_NODE + ', answer ' + served + '\\n')
 })
