@@ -12,6 +12,7 @@ import type { Caller, Route } from '../http/route.ts'
 import { Fault } from '../model/fault.ts'
 import { readPeer } from '../wire/http2/peer.ts'
 import { allocationHandlers, execSocket } from './allocation.ts'
+import { auditHandlers } from './audit.ts'
 import { enrollHandlers } from './enroll.ts'
 import { eventHandlers } from './event.ts'
 import type { Handlers } from './handlers.ts'
@@ -39,6 +40,7 @@ export async function createApi(options: ApiOptions): Promise<App> {
     ...allocationHandlers(options),
     ...nodeHandlers(options),
     ...eventHandlers(options),
+    ...auditHandlers(options),
     ...watchHandlers(options),
     ...tokenHandlers(options),
     ...enrollHandlers(options),

@@ -14,7 +14,7 @@ export async function relayExec(socket: WebSocket, stream: Duplex): Promise<void
   const ended = Promise.withResolvers<void>()
   const fail = (error: unknown) => {
     if (socket.readyState === socket.OPEN)
-      socket.send(message(frame.fault, JSON.stringify({ message: sentence(error) })))
+      socket.send(message(frame.fault, JSON.stringify({ code: Fault.from(error).code, message: sentence(error) })))
     ended.resolve()
   }
   socket.on('message', (data: RawData, isBinary: boolean) => {

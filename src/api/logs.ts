@@ -1,4 +1,5 @@
 import { PassThrough, type Readable } from 'node:stream'
+import { sentence } from '../model/fault.ts'
 import { encodeFrame, type FrameKind, frame, maxFrameBytes } from '../wire/frames.ts'
 
 /** Two output streams as one, in frames that say which is which; a slow reader slows both. */
@@ -7,7 +8,8 @@ export function interleave(stdout: Readable, stderr: Readable): Readable {
   const copies = [copy(stdout, frame.stdout, out), copy(stderr, frame.stderr, out)]
   Promise.all(copies).then(
     () => out.end(),
-    (error: Error) => out.destroy(error),
+    (error: unknown) =>
+      out.end(encodeFrame(frame.fault, JSON.stringify({ code: 'unavailable', message: sentence(error) }))),
   )
   out.once('close', () => {
     stdout.destroy()

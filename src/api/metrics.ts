@@ -22,7 +22,7 @@ export function createMetrics({ control, sessions }: { control: Control; session
   gauge('tutti_sessions', 'Connected agents.', () => sessions.count)
   gauge('tutti_jobs', 'Jobs, stopped ones included.', () => store.view.count('jobs'))
   gauge('tutti_jobs_dirty', 'Jobs that wait for planning.', () => store.view.count('dirty'))
-  gauge('tutti_jobs_blocked', 'Jobs with copies that fit nowhere.', () =>
+  gauge('tutti_jobs_blocked', 'Jobs with copies that fit nowhere, or that failed too often.', () =>
     countWhere(store.view.all('jobs'), (job) => job.blocked !== ''),
   )
   gauge('tutti_planning_oldest_seconds', 'Age of the oldest mark that waits for planning.', () => {

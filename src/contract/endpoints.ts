@@ -1,4 +1,5 @@
 import { allocationEndpoints } from './allocation.ts'
+import { auditEndpoints } from './audit.ts'
 import { enrollEndpoints } from './enroll.ts'
 import { eventEndpoints } from './event.ts'
 import { jobEndpoints } from './job.ts'
@@ -13,6 +14,7 @@ export const endpoints = {
   ...allocationEndpoints,
   ...nodeEndpoints,
   ...eventEndpoints,
+  ...auditEndpoints,
   ...watchEndpoints,
   ...tokenEndpoints,
   ...enrollEndpoints,

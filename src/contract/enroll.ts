@@ -16,10 +16,9 @@ export const enrollEndpoints = {
       token: z.string().min(1).max(300),
       csr: Csr,
       name: Name,
-      nodeId: NodeId.optional().meta({ description: 'Set when a node joins again.' }),
     }),
     answer: z.object({ node: NodeId, certificate: Pem, ca: Pem }),
-    faults: ['conflict', 'exhausted'],
+    faults: ['conflict'],
   }),
   renew: endpoint({
     ...routes.renew,

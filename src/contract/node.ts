@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { NodeId } from '../model/ids.ts'
-import { type Node, NodeFacts, nodePhases } from '../model/node.ts'
+import { labelsOf, type Node, NodeFacts, nodePhases } from '../model/node.ts'
 import { endpoint } from './endpoint.ts'
 import { Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
 import { routes } from './routes.ts'
@@ -23,8 +23,9 @@ export const PublicNode = z
   .meta({ id: 'Node' })
 export type PublicNode = z.infer<typeof PublicNode>
 
-export function publicNode({ id, name, phase, eligible, drain, labels, facts, since, joinedAt }: Node): PublicNode {
-  return { id, name, phase, eligible, drain, labels, facts, since, joinedAt }
+export function publicNode(node: Node): PublicNode {
+  const { id, name, phase, eligible, drain, facts, since, joinedAt } = node
+  return { id, name, phase, eligible, drain, labels: labelsOf(node), facts, since, joinedAt }
 }
 
 /** What is reserved on a node, of what it has for workloads. */

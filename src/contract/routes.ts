@@ -28,6 +28,7 @@ export const routes = {
   labelNode: { method: 'PATCH', path: '/v1/nodes/:node' },
   forgetNode: { method: 'DELETE', path: '/v1/nodes/:node' },
   listEvents: { method: 'GET', path: '/v1/events' },
+  listAudit: { method: 'GET', path: '/v1/audit' },
   watch: { method: 'GET', path: '/v1/watch', stream: 'events' },
   listTokens: { method: 'GET', path: '/v1/tokens' },
   createToken: { method: 'POST', path: '/v1/tokens' },

@@ -57,6 +57,7 @@ export interface Node {
   eligible: boolean
   /** Set while its allocations are being moved away; `deadline` in ms since the epoch, or null without one. */
   drain: { since: number; deadline: number | null } | null
+  /** Given by operators and join tokens; see `labelsOf`. */
   labels: Record<string, string>
   facts: NodeFacts | null
   /** Rises with every session; a message of a lower one is stale. */
@@ -68,6 +69,11 @@ export interface Node {
   keyFingerprint: string
   /** Of a renewed certificate's key, until the agent first connects with it: the answer may have been lost. */
   nextKeyFingerprint?: string
+}
+
+/** A node's labels: those its agent was started with, and over them those that operators and join tokens gave. */
+export function labelsOf(node: Pick<Node, 'labels' | 'facts'>): Record<string, string> {
+  return { ...node.facts?.labels, ...node.labels }
 }
 
 /** May new work go there? */

@@ -83,7 +83,7 @@ export interface Event {
   node?: NodeId
 }
 
-/** What a token may do. `connect` is a way into workloads: exec, logs, ports. */
+/** What a token may do. `connect` is a way into workloads: exec and signals. */
 export const accessRoles = ['compute:read', 'compute:write', 'compute:connect', 'admin:read', 'admin:write'] as const
 export type AccessRole = (typeof accessRoles)[number]
 

@@ -21,7 +21,10 @@ export function holds(constraint: Constraint, node: Node): boolean {
 export function subjectOf(subject: string, node: Node): string | undefined {
   const { facts } = node
   if (subject === 'node') return node.name
-  if (subject.startsWith('label.')) return own(node.labels, subject.slice(6))
+  if (subject.startsWith('label.')) {
+    const name = subject.slice(6)
+    return own(node.labels, name) ?? own(node.facts?.labels ?? {}, name)
+  }
   if (!facts) return undefined
   if (subject === 'os' || subject === 'arch' || subject === 'hostname') return facts[subject]
   if (subject === 'cores' || subject === 'memory') return String(facts[subject])

@@ -36,7 +36,6 @@ export async function beginSession(
     const next: Node = {
       ...base,
       keyFingerprint: hello.keyFingerprint,
-      labels: { ...hello.facts.labels, ...base.labels },
       phase,
       facts: hello.facts,
       epoch: node.epoch + 1,

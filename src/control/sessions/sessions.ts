@@ -3,6 +3,7 @@ import { deadline } from '../../kit/clock.ts'
 import { Queue } from '../../kit/queue.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import { NodeId } from '../../model/ids.ts'
+import { labelsOf } from '../../model/node.ts'
 import type { Commit } from '../../store/store.ts'
 import type { AgentLink } from '../../wire/link.ts'
 import { type AgentMessage, beatMs, leaseMs } from '../../wire/messages.ts'
@@ -88,7 +89,8 @@ export class Sessions {
     try {
       const hello = await this.#hello(messages, signal)
       session = await this.#begin(link, hello, () => inbox.end())
-      const labels = store.view.get('nodes', session.node)?.labels ?? {}
+      const node = store.view.get('nodes', session.node)
+      const labels = node ? labelsOf(node) : {}
       await link.send({ type: 'welcome', epoch: session.epoch, now: clock.now(), beatMs, leaseMs, labels })
       session.resync()
       for (let next = await messages.next(); !next.done && !signal.aborted; next = await messages.next()) {
