@@ -8,6 +8,7 @@ import { ArtifactStore } from './artifacts.ts'
 import { DiskLog, trimLog } from './log.ts'
 import { giveTo } from './owner.ts'
 import { renderTemplates } from './templates.ts'
+import { checkWay, letPass } from './way.ts'
 
 export interface DiskOptions {
   /** The agent's own directory; absolute. */
@@ -146,6 +147,7 @@ async function makeDirectories(
     const directory = join(root, part)
     if (made.has(directory)) continue
     await mkdir(directory, { recursive: true, mode })
+    if (mode === 0o711) await letPass(directory)
     made.add(directory)
   }
   await mkdir(places.stateDirectory, { recursive: true, mode: 0o700 })
@@ -153,6 +155,7 @@ async function makeDirectories(
   await mkdir(join(places.directory, '..'), { recursive: true, mode: 0o711 })
   await mkdir(places.directory, { recursive: true, mode: 0o755 })
   await giveTo(places.directory, task)
+  await checkWay(places.directory, task)
 }
 
 /** The path with every link followed, if it is one that this node's owner allows. */

@@ -20,7 +20,7 @@ export async function giveTree(path: string, task: Pick<TaskSpec, 'user' | 'driv
 }
 
 /** Undefined when there is nobody to give to: a container's users are its image's, and only root can give. */
-async function ownerOf({
+export async function ownerOf({
   user,
   driver,
 }: Pick<TaskSpec, 'user' | 'driver'>): Promise<{ uid: number; gid: number } | undefined> {

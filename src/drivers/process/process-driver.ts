@@ -210,7 +210,7 @@ export class ProcessDriver implements Driver {
 
   /** The task is known by its id alone when it is removed: keep where its state is. Two quick calls, so not in turns. */
   #takeNote(plan: TaskPlan): void {
-    if (!existsSync(this.#options.directory)) mkdirSync(this.#options.directory, { recursive: true })
+    if (!existsSync(this.#options.directory)) mkdirSync(this.#options.directory, { recursive: true, mode: 0o700 })
     try {
       symlinkSync(plan.stateDirectory, this.#note(plan.id))
     } catch (error) {
