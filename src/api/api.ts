@@ -1,5 +1,5 @@
 import type { IncomingMessage, Server } from 'node:http'
-import type { TLSSocket } from 'node:tls'
+import { TLSSocket } from 'node:tls'
 import type { EndpointName } from '../contract/endpoints.ts'
 import { endpoints } from '../contract/endpoints.ts'
 import { openApiDocument } from '../contract/openapi.ts'
@@ -73,7 +73,10 @@ function whoAsks(control: Control, request: IncomingMessage, route: Route): Call
 
 /** The node whose newest certificate the connection shows; an earlier one, replaced since, counts for nothing. */
 function nodeOf(request: IncomingMessage, { store, clock }: Control): string {
-  const peer = readPeer(request.socket as TLSSocket, clock.now())
+  const { socket } = request
+  if (!(socket instanceof TLSSocket))
+    throw new Fault('unauthenticated', 'an agent proves itself by TLS, and this is not')
+  const peer = readPeer(socket, clock.now())
   const node = store.view.get('nodes', peer.node)
   if (node && (peer.keyFingerprint === node.keyFingerprint || peer.keyFingerprint === node.nextKeyFingerprint))
     return node.id

@@ -10,15 +10,15 @@ export function markDirty(tx: Tx, job: string, reason: string): void {
   tx.put('dirty', { job, reasons: [...(marked?.reasons ?? []), reason].slice(-8), since: marked?.since ?? tx.now })
 }
 
-/** How many ids a transaction has been given: where the search for the next free one begins. */
-const given = new WeakMap<Tx, number>()
+/** How many ids of a table a transaction has been given: where the search for the next free one begins. */
+const given = { events: new WeakMap<Tx, number>(), audit: new WeakMap<Tx, number>() }
 
 /** A free key that sorts by time, and within one millisecond by order of writing. */
-function orderedId(tx: Tx, table: 'events' | 'audit'): string {
+function orderedId(tx: Tx, table: keyof typeof given): string {
   const time = tx.now.toString(36).padStart(9, '0')
-  let count = given.get(tx) ?? 0
+  let count = given[table].get(tx) ?? 0
   while (tx.get(table, idAt(time, count))) count += 1
-  given.set(tx, count + 1)
+  given[table].set(tx, count + 1)
   return idAt(time, count)
 }
 
