@@ -25,6 +25,7 @@ export class Reporter {
   readonly #latest = new Map<string, number>()
   readonly #wakeup = new Wakeup()
   #report = 0
+  #sentAt = Number.NEGATIVE_INFINITY
   #budget = { second: 0, left: 0, dropped: 0 }
 
   constructor({ clock }: { clock: Clock }) {
@@ -99,9 +100,11 @@ export class Reporter {
         await this.#wakeup.next({ clock: this.#clock, withinMs: idleMs, signal })
         continue
       }
-      // What changes within a moment of the first change travels with it.
-      await this.#clock.sleep(gatherMs, { signal })
+      // What changes within a moment of the first change travels with it; after a quiet while that moment is short.
+      const sinceLastMs = this.#clock.monotonic() - this.#sentAt
+      await this.#clock.sleep(Math.max(leastGatherMs, gatherMs - sinceLastMs), { signal })
       while ((this.#dirty.size > 0 || this.#events.length > 0) && !signal.aborted) await send(this.#take())
+      this.#sentAt = this.#clock.monotonic()
     }
   }
 
@@ -121,6 +124,7 @@ export class Reporter {
 }
 
 const gatherMs = 6
+const leastGatherMs = 1
 const idleMs = 60_000
 const maxPerReport = 1000
 /** What is kept while nobody listens. */
