@@ -4,7 +4,7 @@ import type { Execution } from '../../guest/guest.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import { encodeFrame, FrameDecoder, type FrameKind, frame, maxFrameBytes } from '../../wire/frames.ts'
 import type { ExecStream } from '../../wire/services.ts'
-import { findTask, gripOf, type Service } from './services.ts'
+import { findTask, gripOf, type Service } from './service.ts'
 
 /**
  * Runs a command inside a running task, its input and output as frames on the stream. Neither side runs ahead of the

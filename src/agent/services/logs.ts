@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
 import type { LogStream } from '../../wire/services.ts'
 import type { LogFile } from '../workspace.ts'
-import { findTask, type Service } from './services.ts'
+import { findTask, type Service } from './service.ts'
 
 /** A task's output as plain bytes: what is kept of it, or its last lines; with `follow`, on until the task has ended. */
 export const logs: Service<LogStream> = async (request, stream, { parts, runner, signal }) => {

@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.ts'
 import type { SignalStream } from '../../wire/services.ts'
-import { findTask, gripOf, type Service } from './services.ts'
+import { findTask, gripOf, type Service } from './service.ts'
 
 /** Sends a signal to one task, or to every running task of the allocation. */
 export const signal: Service<SignalStream> = async ({ task: name, signal }, stream, { runner }) => {

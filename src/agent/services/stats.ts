@@ -1,6 +1,6 @@
 import type { Stats } from '../../drivers/driver.ts'
 import type { StatsStream } from '../../wire/services.ts'
-import type { Service } from './services.ts'
+import type { Service } from './service.ts'
 
 /** One JSON line: what each running task uses now. A task whose driver cannot say is left out. */
 export const stats: Service<StatsStream> = async (_request, stream, { runner }) => {
