@@ -100,7 +100,8 @@ describe('a job', () => {
     assert.equal(status?.tasks['main']?.restarts, 2)
     assert.equal(status?.tasks['main']?.exitCode, 1)
     assert.match(status?.message ?? '', /task "main" exited with code 1; it used up its 2 restarts within 30m/)
-    assert.ok(control.kinds().includes('allocation.failed'))
+    assert.equal(control.kinds().filter((kind) => kind === 'task.failed').length, 1)
+    assert.ok(!control.kinds().includes('allocation.failed'), 'the control plane tells that, once it has taken it in')
     assert.equal(control.kinds().filter((kind) => kind === 'task.restarting').length, 2)
   })
 

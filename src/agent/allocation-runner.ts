@@ -293,13 +293,6 @@ export class AllocationRunner implements TaskHost {
       const task = this.record.tasks[name]
       if (task) task.plan = null
     }
-    if (outcome.phase === 'failed') {
-      this.event(
-        'error',
-        eventKinds.allocationFailed,
-        `allocation ${this.id} of job "${this.job.name}" failed: ${outcome.message}`,
-      )
-    }
     this.changed()
   }
 

@@ -1,14 +1,9 @@
 /** The closed vocabulary of what an agent tells people; each comes with one clear sentence. */
 export const eventKinds = {
-  agentRecovered: 'agent.recovered',
   agentLedgerLost: 'agent.ledger-lost',
   leftoverRemoved: 'agent.leftover-removed',
-  allocationComplete: 'allocation.complete',
-  allocationFailed: 'allocation.failed',
-  allocationStopped: 'allocation.stopped',
-  artifactFetching: 'artifact.fetching',
+  eventsLeftOut: 'agent.events-left-out',
   artifactFetched: 'artifact.fetched',
-  taskPreparing: 'task.preparing',
   taskPrepareFailed: 'task.prepare-failed',
   taskStarted: 'task.started',
   taskStartFailed: 'task.start-failed',
@@ -18,7 +13,6 @@ export const eventKinds = {
   taskRestarting: 'task.restarting',
   taskHealthy: 'task.healthy',
   taskUnhealthy: 'task.unhealthy',
-  taskStopping: 'task.stopping',
   taskFailed: 'task.failed',
   removeFailed: 'allocation.remove-failed',
 } as const

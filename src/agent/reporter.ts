@@ -2,6 +2,7 @@ import type { Clock } from '../kit/clock.ts'
 import { Wakeup } from '../kit/wakeup.ts'
 import type { AllocationStatus } from '../model/allocation.ts'
 import type { AgentEvent, AgentMessage } from '../wire/messages.ts'
+import { eventKinds } from './event-kinds.ts'
 
 /** What the reporter asks of an allocation. */
 export interface Reported {
@@ -49,7 +50,7 @@ export class Reporter {
       this.#budget = { second, left: eventsPerSecond, dropped: 0 }
       if (dropped > 0) {
         const message = `${dropped} ordinary events were left out, because there were too many at once`
-        this.#events.push({ at: event.at, level: 'info', kind: 'agent.events-left-out', message })
+        this.#events.push({ at: event.at, level: 'info', kind: eventKinds.eventsLeftOut, message })
       }
     }
     if (event.level === 'info' && this.#budget.left-- <= 0) {
