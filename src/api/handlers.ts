@@ -24,4 +24,4 @@ type AnswerOf<E extends Endpoint> = E extends { stream: 'octets' }
     ? EventAnswer
     : E extends { answer: infer S extends z.ZodType }
       ? z.input<S>
-      : void
+      : undefined

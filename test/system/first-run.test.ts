@@ -90,7 +90,12 @@ function compare(expected: readonly string[], output: string, what: string): voi
   let at = 0
   for (const line of expected.map(squeeze)) {
     if (line === '' || line === '…') continue
-    const pattern = new RegExp(`^${line.split('…').map(escape).join('.*')}$`)
+    const pattern = new RegExp(
+      `^${line
+        .split('…')
+        .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+        .join('.*')}$`,
+    )
     const found = lines.findIndex((candidate, index) => index >= at && pattern.test(candidate))
     assert.ok(found >= 0, `${what}: the line "${line}" did not come in\n${output}`)
     at = found + 1
@@ -99,8 +104,4 @@ function compare(expected: readonly string[], output: string, what: string): voi
 
 function squeeze(line: string): string {
   return line.trim().replace(/\s+/g, ' ')
-}
-
-function escape(text: string): string {
-  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
 }

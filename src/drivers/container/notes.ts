@@ -11,6 +11,8 @@ export class TaskNotes {
   /** Ends the claim of a task on its image; tasks from before the agent's start have only their note. */
   readonly #claims = new Map<string, () => void>()
 
+  #writes = 0
+
   constructor(directory: string) {
     this.#directory = directory
   }
@@ -20,8 +22,10 @@ export class TaskNotes {
     this.#claims.get(id)?.()
     this.#claims.set(id, release)
     await mkdir(this.#directory, { recursive: true, mode: 0o700 })
-    await writeFile(`${this.#file(id)}.new`, JSON.stringify(note))
-    await rename(`${this.#file(id)}.new`, this.#file(id))
+    // A name of its own: the same task may be prepared twice at once.
+    const fresh = `${this.#file(id)}.${++this.#writes}.new`
+    await writeFile(fresh, JSON.stringify(note))
+    await rename(fresh, this.#file(id))
   }
 
   async read(id: string): Promise<TaskNote | undefined> {
