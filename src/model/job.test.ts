@@ -32,6 +32,8 @@ test('what a person writes short becomes the canonical form', () => {
   assert.equal(job.tasks.web?.resources.cpu, 1500)
 })
 
+const script = { type: 'script', command: ['true'] }
+
 test('what fits no single field is said too', () => {
   const cases: [unknown, RegExp][] = [
     [{ ...small, tasks: {} }, /at least one task/],
@@ -54,6 +56,14 @@ test('what fits no single field is said too', () => {
       /is not a CPU speed/,
     ],
     [{ ...small, restart: { delay: 10 } }, /bare number is milliseconds/],
+    [{ ...small, restart: { interval: 0 } }, /must be at least 100ms/],
+    [{ ...small, update: { healthyAfter: 10 } }, /bare number is milliseconds/],
+    [{ ...small, tasks: { a: { driver: 'process', command: 'x', kill: { grace: 10 } } } }, /bare number/],
+    ...(['interval', 'timeout'] as const).map((field): [unknown, RegExp] => [
+      { ...small, tasks: { a: { driver: 'process', command: 'x', checks: [{ ...script, [field]: 0 }] } } },
+      /must be at least 100ms/,
+    ]),
+    [{ ...small, tasks: { a: { driver: 'container', image: 'x', mounts: [{ host: '/x' }] } } }, /where to mount it/],
     [
       { ...small, tasks: { a: { driver: 'process', command: 'x', resources: { memory: 256 } } } },
       /bare number is bytes/,
@@ -65,6 +75,13 @@ test('what fits no single field is said too', () => {
     [{ ...small, tasks: { a: { driver: 'process', command: 'x', mounts: [{ to: '/x' }] } } }, /either volume or host/],
   ]
   for (const [input, expected] of cases) assert.match(mistakes(input), expected)
+})
+
+test('no pause at all is a pause that people may ask for', () => {
+  const task = { driver: 'process', command: 'x', kill: { grace: 0 }, checks: [{ ...script, grace: 0 }] }
+  const restart = { delay: 0, maxDelay: 0 }
+  const job = JobSpec.parse({ ...small, restart, reschedule: restart, update: { healthyAfter: 0 }, tasks: { a: task } })
+  assert.deepEqual([job.restart.delay, job.tasks['a']?.kill.grace, job.tasks['a']?.checks[0]?.grace], [0, 0, 0])
 })
 
 test('restarts and new places are counted by type unless the job says otherwise', () => {

@@ -24,11 +24,11 @@ const RelativePath = z
     'must be a path inside the task directory',
   )
 
-/** Waiting times are at least this long: a bare `10` meant as seconds is caught here. */
-const AtLeast100ms = Duration.refine(
-  (ms) => ms === 0 || ms >= 100,
-  'is under 100ms; a bare number is milliseconds, write "10s" for seconds',
-)
+const bareNumber = 'a bare number is milliseconds, write "10s" for seconds'
+/** A waiting time is none at all or at least this long: a bare `10` meant as seconds is caught here. */
+const Pause = Duration.refine((ms) => ms === 0 || ms >= 100, `is under 100ms; ${bareNumber}`)
+/** The same for what makes no sense without any time. */
+const Period = Duration.refine((ms) => ms >= 100, `must be at least 100ms; ${bareNumber}`)
 
 export const Resources = z
   .strictObject({
@@ -117,15 +117,15 @@ export const Template = z
 export type Template = z.infer<typeof Template>
 
 const checkCommon = {
-  interval: AtLeast100ms.default(5000),
-  timeout: AtLeast100ms.default(3000),
+  interval: Period.default(5000),
+  timeout: Period.default(3000),
   failures: z
     .int()
     .positive()
     .max(100)
     .default(3)
     .meta({ description: 'Failures in a row that make the task unhealthy.' }),
-  grace: AtLeast100ms.default(10_000).meta({ description: 'Failures this soon after the start do not count.' }),
+  grace: Pause.default(10_000).meta({ description: 'Failures this soon after the start do not count.' }),
   restart: z
     .boolean()
     .default(true)
@@ -150,8 +150,10 @@ export const Mount = z
     host: AbsolutePath.optional().meta({
       description: 'A path of the node; it must be under one that its agent allows.',
     }),
-    to: AbsolutePath,
-    readOnly: z.boolean().default(false),
+    to: AbsolutePath.optional().meta({
+      description: 'Where a container sees it. A process sees the files of the node, a volume under ${volume.NAME}.',
+    }),
+    readOnly: z.boolean().default(false).meta({ description: 'Containers only.' }),
   })
   .refine((mount) => (mount.volume === undefined) !== (mount.host === undefined), {
     message: 'give either volume or host',
@@ -204,7 +206,7 @@ export const TaskSpec = z.strictObject({
   mounts: z.array(Mount).max(64).default([]),
   checks: z.array(Check).max(16).default([]),
   kill: z
-    .strictObject({ signal: z.enum(signalNames).default('SIGTERM'), grace: Duration.default(5000) })
+    .strictObject({ signal: z.enum(signalNames).default('SIGTERM'), grace: Pause.default(5000) })
     .prefault({})
     .meta({ description: 'How the task is asked to end, and how long before it is made to.' }),
   logs: z
@@ -250,9 +252,9 @@ export const RestartPolicy = z.strictObject({
   attempts: z.int().nonnegative().max(1000).optional().meta({
     description: 'Restarts on the same node within `interval`. By default 2 for a service, 3 for a batch job.',
   }),
-  interval: AtLeast100ms.default(minutes(30)),
-  delay: AtLeast100ms.default(1000),
-  maxDelay: AtLeast100ms.default(minutes(1)),
+  interval: Period.default(minutes(30)),
+  delay: Pause.default(1000),
+  maxDelay: Pause.default(minutes(1)),
   mode: z.enum(['fail', 'delay']).default('fail').meta({
     description: 'When attempts are used up: `fail` the allocation, or `delay` until the interval ends.',
   }),
@@ -262,13 +264,13 @@ export const ReschedulePolicy = z.strictObject({
   attempts: z.int().nonnegative().max(1000).optional().meta({
     description: 'New allocations after failed ones. By default without limit for a service, 1 for a batch job.',
   }),
-  delay: AtLeast100ms.default(5000),
-  maxDelay: AtLeast100ms.default(minutes(60)),
+  delay: Pause.default(5000),
+  maxDelay: Pause.default(minutes(60)),
 })
 
 export const UpdatePolicy = z.strictObject({
   parallel: z.int().positive().max(10_000).default(1).meta({ description: 'Copies replaced at once.' }),
-  healthyAfter: Duration.default(0).meta({
+  healthyAfter: Pause.default(0).meta({
     description: 'How long a copy must have been healthy before the next is replaced.',
   }),
 })
@@ -321,6 +323,10 @@ function* crossChecks(job: JobSpec): Iterable<Mistake> {
       yield { message: 'a process task needs a command', path: [...path, 'command'] }
     if (task.driver === 'process' && task.image !== undefined) {
       yield { message: 'a process task has no image; use driver "container", or an artifact', path: [...path, 'image'] }
+    }
+    for (const [index, mount] of task.mounts.entries()) {
+      if (task.driver === 'container' && mount.to === undefined)
+        yield { message: 'a container needs to know where to mount it', path: [...path, 'mounts', index, 'to'] }
     }
     for (const [index, check] of task.checks.entries()) {
       if (check.type !== 'script' && !(check.port in job.ports)) {
