@@ -66,7 +66,7 @@ function* names({ node, facts, assignment, spec, directory, volumes, ...around }
   for (const [name, port] of Object.entries(assignment.ports)) yield [`port.${name}`, String(port)] as const
   for (const [name, path] of Object.entries(volumes)) {
     const mount = task.mounts.find(({ volume }) => volume === name)
-    yield [`volume.${name}`, inContainer && mount ? mount.to : path] as const
+    yield [`volume.${name}`, inContainer && mount?.to !== undefined ? mount.to : path] as const
   }
 }
 

@@ -57,17 +57,17 @@ afterEach(async () => {
 type Task = Omit<JobInput['tasks'][string], 'driver'>
 
 /** Runs it as a batch job to its end; what it printed. */
-async function printed(task: Task): Promise<string> {
-  const one = start(task)
+async function printed(task: Task, rest: Partial<JobInput> = {}): Promise<string> {
+  const one = start(task, rest)
   await until(() => ['complete', 'failed'].includes(control.phase(one.id) ?? ''), 'the task having ended')
   const { phase, message } = control.statuses.get(one.id) ?? {}
   assert.equal(phase, 'complete', `${message}: ${output(one, 'stderr')}`)
   return output(one, 'stdout')
 }
 
-function start(task: Task): Assignment {
+function start(task: Task, rest: Partial<JobInput> = {}): Assignment {
   const restart = { attempts: 0 }
-  const job = jobOf({ type: 'batch', restart, tasks: { main: { driver: 'process', ...task } } })
+  const job = jobOf({ ...rest, type: 'batch', restart, tasks: { main: { driver: 'process', ...task } } })
   const one = assignmentOf(job)
   control.put(job, one)
   return one
@@ -147,6 +147,30 @@ test('a program that nothing brings fails the task with a sentence', async () =>
   assert.match(control.statuses.get(one.id)?.message ?? '', /the program "local\/other" of task "main" was not found/)
 })
 
+test('a process finds its volume by reference, and the next allocation finds what it left there', async () => {
+  const mounts = [{ volume: 'data' }]
+  const volumes = { data: {} }
+  const put = { mounts, command: ['/bin/sh', '-c', 'echo kept > "$1/note"', 'sh', '${volume.data}'] }
+  assert.equal(await printed(put, { volumes }), '')
+  assert.equal(await printed({ mounts, command: ['cat', '${volume.data}/note'] }, { volumes }), 'kept\n')
+})
+
+test('a process is refused mounts that only a container can have, and told what to do', async () => {
+  const host = join(top, 'files')
+  const cases: [NonNullable<Task['mounts']>[number], RegExp][] = [
+    [{ volume: 'data', to: '/data' }, /volume "data" cannot be mounted at \/data.* use \$\{volume\.data\}/],
+    [{ volume: 'data', readOnly: true }, /volume "data" cannot be made read-only for a process/],
+    [{ host, to: '/elsewhere' }, /host path .* cannot be mounted at \/elsewhere/],
+    [{ host: '/etc' }, /may not be mounted on this node/],
+  ]
+  for (const [mount, expected] of cases) {
+    const one = start({ mounts: [mount], command: '/bin/true' }, { volumes: { data: {} } })
+    await until(() => control.phase(one.id) === 'failed', 'the task having failed')
+    assert.match(control.statuses.get(one.id)?.message ?? '', expected)
+  }
+  assert.equal(await printed({ mounts: [{ host, to: host }], command: ['ls', host] }), '')
+})
+
 const rootOnly = process.getuid?.() === 0 ? false : 'it takes root to become another user'
 
 test('another user reaches the whole of its task directory by name, and nothing else', { skip: rootOnly }, async () => {
@@ -173,7 +197,7 @@ test('another user reaches the whole of its task directory by name, and nothing 
 })
 
 test('an agent lets others pass through its directory and look at none of it', { skip: rootOnly }, async () => {
-  const [one] = [start({ user: 'nobody', command: ['/bin/sleep', '1000'] })]
+  const one = start({ user: 'nobody', command: ['/bin/sleep', '1000'] })
   await until(() => control.phase(one.id) === 'running', 'the task running')
   const modeOf = (...path: string[]) => (statSync(join(top, 'agent', ...path)).mode & 0o777).toString(8)
   for (const path of [[], ['allocations'], ['allocations', one.id]]) assert.equal(modeOf(...path), '711')

@@ -275,7 +275,7 @@ test('host paths are mounted and read only where the owner allows it, also by wa
     JobSpec.parse({
       name: 'j',
       volumes: { data: {} },
-      tasks: { main: { driver: 'process', command: 'x', mounts: [mount] } },
+      tasks: { main: { driver: 'container', image: 'x', mounts: [mount] } },
     })
   const mount = async (given: object) => {
     const job = jobWith(given)

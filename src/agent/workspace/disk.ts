@@ -48,6 +48,15 @@ export function openWorkspace({ root, clock, volumes: offered = {}, hostPaths = 
     )
   }
 
+  const volume = async (job: JobSpec, task: TaskSpec, name: string): Promise<string> => {
+    const path = volumePath(job, name)
+    if (!(name in job.volumes)) return path
+    await mkdir(dirname(path), { recursive: true, mode: 0o711 })
+    const fresh = await mkdir(path, { recursive: true, mode: 0o755 })
+    if (fresh !== undefined) await giveTo(path, task)
+    return path
+  }
+
   return {
     places: (allocation, task) => ({
       directory: join(allocations, allocation, task),
@@ -62,15 +71,13 @@ export function openWorkspace({ root, clock, volumes: offered = {}, hostPaths = 
 
     mounts: (job, task) =>
       Promise.all(
-        task.mounts.map(async ({ volume, host, to, readOnly }) => {
-          if (host !== undefined) return { source: await allowed(host, hostPaths, 'mount'), target: to, readOnly }
-          const source = volumePath(job, volume ?? '')
-          if (source.startsWith(join(root, 'volumes'))) {
-            await mkdir(join(root, 'volumes'), { recursive: true, mode: 0o711 })
-            const fresh = await mkdir(source, { recursive: true, mode: 0o755 })
-            if (fresh !== undefined) await giveTo(source, task)
-          }
-          return { source, target: to, readOnly }
+        task.mounts.map(async (mount) => {
+          const source =
+            mount.host === undefined
+              ? await volume(job, task, mount.volume ?? '')
+              : await allowed(mount.host, hostPaths, 'mount')
+          if (task.driver === 'process') checkForProcess(mount, source)
+          return { source, target: mount.to ?? source, readOnly: mount.readOnly }
         }),
       ),
 
@@ -156,6 +163,24 @@ async function makeDirectories(
   await mkdir(places.directory, { recursive: true, mode: 0o755 })
   await giveTo(places.directory, task)
   await checkWay(places.directory, task)
+}
+
+/** A process sees the node's own files: what only a container can have is refused rather than silently left out. */
+function checkForProcess({ volume, host, to, readOnly }: TaskSpec['mounts'][number], source: string): void {
+  const what = volume === undefined ? `host path ${host}` : `volume "${volume}"`
+  if (to !== undefined && to !== source && to !== host) {
+    const instead = volume === undefined ? host : `\${volume.${volume}}`
+    throw new Fault(
+      'invalid',
+      `the ${what} cannot be mounted at ${to}, because a process sees the files of its node as they are; leave "to" out and use ${instead}, or use driver "container"`,
+    )
+  }
+  if (readOnly) {
+    throw new Fault(
+      'invalid',
+      `the ${what} cannot be made read-only for a process; leave "readOnly" out and give the task a "user" who may only read it, or use driver "container"`,
+    )
+  }
 }
 
 /** The path with every link followed, if it is one that this node's owner allows. */

@@ -16,7 +16,8 @@ export const memoryWorkspace: Workspace = {
   mounts: async (job, task) => {
     const known = volumes(job, task)
     return task.mounts.map(({ volume, host, to, readOnly }) => {
-      return { source: host ?? known[volume ?? ''] ?? '', target: to, readOnly }
+      const source = host ?? known[volume ?? ''] ?? ''
+      return { source, target: to ?? source, readOnly }
     })
   },
   make: async () => {},
