@@ -4,28 +4,28 @@ import { performance } from 'node:perf_hooks'
 import { openBench } from './bench.ts'
 import { type Figure, quantile, report, sorted } from './figures.ts'
 
-/** How long the command line takes, as a whole process, next to Node doing nothing. */
+/** How long the command line takes, launcher and all, next to Node doing nothing. */
 
 const rounds = 20
 await using bench = await openBench()
 const flags = ['--disable-warning=ExperimentalWarning']
-const bare = await measure([...flags, '-e', '0'])
+const bare = await measure(process.execPath, [...flags, '-e', '0'])
 const figures: Figure[] = [{ what: 'node that does nothing, p50', reached: bare, unit: 'ms' }]
 for (const [args, asked] of [
   [['--help'], 120],
   [['ps'], 200],
   [['version'], 120],
 ] as const) {
-  const reached = await measure([...flags, 'src/main/tutti.ts', ...args])
+  const reached = await measure('./tutti', args)
   figures.push({ what: `tutti ${args.join(' ')}, p50`, reached, unit: 'ms', asked, better: 'less' })
 }
 report('cli', figures)
 
-async function measure(args: readonly string[]): Promise<number> {
+async function measure(command: string, args: readonly string[]): Promise<number> {
   const times: number[] = []
   for (let round = 0; round < rounds + 2; round++) {
     const begun = performance.now()
-    const child = spawn(process.execPath, args, {
+    const child = spawn(command, args, {
       stdio: 'ignore',
       env: { ...process.env, TUTTI_HOME: bench.cluster.home },
     })
