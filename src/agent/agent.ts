@@ -12,6 +12,7 @@ import type { ServiceName } from '../wire/services.ts'
 import type { Parts } from './allocation-runner.ts'
 import { Allocations } from './allocations.ts'
 import { eventKinds } from './event-kinds.ts'
+import { ImageKeeper, mostImageBytes } from './images.ts'
 import type { Ledger } from './ledger.ts'
 import type { Probe } from './probe.ts'
 import { Reporter } from './reporter.ts'
@@ -30,6 +31,8 @@ export interface AgentOptions {
   node: { id: NodeId; name: string; labels?: Readonly<Record<string, string>> }
   /** What the node is, now. Asked again every half minute. */
   facts: () => Promise<NodeFacts>
+  /** Bytes that images may take on this node; unused ones go first. 20 GiB when not given. */
+  imageBudget?: number
   /** Connects to the control plane and offers it these services. */
   dial: (options: {
     services: Readonly<Record<ServiceName, StreamService>>
@@ -57,6 +60,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const closing = new AbortController()
   const signal = options.signal ? AbortSignal.any([closing.signal, options.signal]) : closing.signal
   const reporter = new Reporter({ clock })
+  const { drivers, imageBudget: budgetBytes = mostImageBytes } = options
+  const images = new ImageKeeper({ drivers, budgetBytes, clock, log })
   let facts = await options.facts()
   const node = { ...options.node, labels: options.node.labels ?? {} }
   const parts: Parts = {
@@ -64,13 +69,14 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     log,
     ledger,
     workspace,
-    drivers: new Map(options.drivers.map((driver) => [driver.name, driver])),
+    drivers: new Map(drivers.map((driver) => [driver.name, driver])),
     probe: options.probe,
     node,
     facts: () => facts,
     publish: (runner) => reporter.status(runner),
     forget: (runner) => reporter.forget(runner.id),
     event: (event) => reporter.event(event),
+    prepared: () => images.ring(),
     signal,
   }
   const { lost } = ledger.load()
@@ -134,13 +140,14 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
 
   const dialling = keepSession(session, { clock, log, random: options.random, signal })
   const trimming = trimLogs(parts, allocations, signal)
+  const evicting = images.run((driver) => facts.drivers[driver]?.healthy === true, { signal })
 
   let closed: Promise<void> | undefined
   const close = (): Promise<void> => {
     closed ??= (async () => {
       closing.abort(new Error('the agent is shutting down'))
       if (linked) await hangUp(linked)
-      await Promise.all([dialling, trimming])
+      await Promise.all([dialling, trimming, evicting])
       await allocations.close()
       await ledger.close()
     })()

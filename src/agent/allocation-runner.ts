@@ -27,6 +27,8 @@ export interface Parts {
   /** Its status differs from what was last said. */
   publish: (runner: AllocationRunner) => void
   event: (event: AgentEvent) => void
+  /** A driver has prepared something: an image may have come. */
+  prepared: () => void
   /** It is no more: nothing is said of it again. */
   forget: (runner: AllocationRunner) => void
   /** Fires when the agent lets go of everything. */
@@ -199,8 +201,10 @@ export class AllocationRunner implements TaskHost {
     // An image can be pulled beside the fetch, unless a template adds to the environment. Whoever runs what is in the
     // task directory must wait until it is there.
     const driverFirst = driver.can.images && !spec.templates.some(({ env }) => env)
-    const preparing = async () =>
+    const preparing = async () => {
       await driver.prepare(await this.plan(task, task.record.attempt + 1), { signal, progress })
+      if (driver.can.images) this.#parts.prepared()
+    }
     if (driverFirst) {
       await both(preparing(), fetching)
       if (spec.templates.length > 0) await workspace.render(places, whole.spec, whole.known)

@@ -25,6 +25,11 @@ export interface Driver {
   adopt(plan: TaskPlan): Promise<Handle | undefined>
   /** Ends whatever is left of the task (every attempt, every descendant) and frees all it held. Idempotent. */
   remove(plan: Pick<TaskPlan, 'id' | 'directory'>): Promise<void>
+  /**
+   * Where it keeps images: removes unused ones, least recently used first, until they take no more than this. Never one
+   * that a task uses, or is being prepared with. Says which went.
+   */
+  evict?(budgetBytes: number): Promise<string[]>
 }
 
 export interface Capabilities {

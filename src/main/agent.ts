@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { startAgent } from '../agent/agent.ts'
 import { machineFacts } from '../agent/facts.ts'
+import { usualImageBudget } from '../agent/images.ts'
 import { SqliteLedger } from '../agent/ledger/sqlite.ts'
 import { netProbe } from '../agent/probe/net.ts'
 import { openWorkspace } from '../agent/workspace/disk.ts'
@@ -54,6 +55,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<AsyncDi
     drivers,
     probe: netProbe,
     node: { id: identity.node, name: identity.name, labels: offer.labels },
+    imageBudget: await usualImageBudget(directory),
     facts: () => machineFacts({ clock, root: directory, drivers, version, ...offered }),
     dial: ({ services, signal: until }) =>
       dialControl({ address: identity.address, identity, services, clock, log, signal: until }),
