@@ -59,7 +59,8 @@ async function join(index: number): Promise<void> {
     clock: systemClock,
     random: systemRandom,
     log: silentLog,
-    ledger: new MemoryLedger(),
+    // Nobody kills these agents, so they need not remember.
+    ledger: new MemoryLedger({ copies: false }),
     workspace: memoryWorkspace,
     drivers: [driver],
     probe: { http: async () => ({ ok: true }), tcp: async () => ({ ok: true }) } as never,
