@@ -1,5 +1,6 @@
 import { type Clock, deadline } from '../kit/clock.ts'
 import type { Log } from '../kit/log.ts'
+import { Queue } from '../kit/queue.ts'
 import { Fault } from '../model/fault.ts'
 import type { NodeFacts } from '../model/node.ts'
 import type { ControlLink } from '../wire/link.ts'
@@ -107,34 +108,45 @@ async function tellFacts({ link, changedFacts }: SessionOptions, signal: AbortSi
 /** How long the control plane may take to answer a hello. */
 const welcomeMs = 15_000
 
-/** The messages until the signal fires; throws when the first does not come in time. */
+/** What the control plane says that is not yet taken in; one that says more at once is cut off. */
+const inboxLimit = 10_000
+
+/**
+ * The messages until the signal fires; throws when the first does not come in time. They are read apart, so that a
+ * session can be ended while its link is stuck, and by a queue: a promise raced anew with each message would keep
+ * something of every message for as long as the session lives.
+ */
 async function* inTime<T>(
   messages: AsyncIterable<T>,
   begun: () => boolean,
   { clock, signal }: { clock: Clock; signal: AbortSignal },
 ): AsyncGenerator<T> {
-  const iterator = messages[Symbol.asyncIterator]()
   using limit = deadline(clock, welcomeMs)
-  const cut = Promise.withResolvers<never>()
-  cut.promise.catch(() => {})
+  const inbox = new Queue<T>({ limit: inboxLimit })
   const late = () => {
-    if (!begun()) cut.reject(new Fault('unavailable', `the control plane did not answer within ${welcomeMs / 1000} s`))
+    if (!begun()) inbox.end(new Fault('unavailable', `the control plane did not answer within ${welcomeMs / 1000} s`))
   }
-  const end = () => cut.reject(signal.reason)
+  const end = () => inbox.end(signal.reason)
   limit.signal.addEventListener('abort', late)
   signal.addEventListener('abort', end)
   if (signal.aborted) end()
+  void receive(messages, inbox)
   try {
-    for (;;) {
-      const next = iterator.next()
-      next.catch(() => {})
-      const { done, value } = await Promise.race([next, cut.promise])
-      if (done) return
-      yield value
+    for await (const message of inbox) {
+      signal.throwIfAborted()
+      yield message
     }
   } finally {
     signal.removeEventListener('abort', end)
-    // Not waited for: a generator that hangs in its own await cannot be ended from outside.
-    void Promise.resolve(iterator.return?.()).catch(() => {})
+  }
+}
+
+/** Reads until the link ends, which is hung up after the session. */
+async function receive<T>(messages: AsyncIterable<T>, inbox: Queue<T>): Promise<void> {
+  try {
+    for await (const message of messages) inbox.push(message)
+    inbox.end()
+  } catch (error) {
+    inbox.end(error)
   }
 }
