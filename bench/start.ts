@@ -1,5 +1,8 @@
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../src/client/client.ts'
+import { busyboxImage } from '../src/main/demo/image.ts'
+import { serveDemo } from '../src/main/demo/source.ts'
 import type { JobInput } from '../src/model/job.ts'
 import { openBench } from './bench.ts'
 import { type Figure, quantile, report, sorted } from './figures.ts'
@@ -9,24 +12,42 @@ import { type Figure, quantile, report, sorted } from './figures.ts'
  * when a watch of the API says so, which is later than the process itself. `bench/container.ts` has the containers.
  */
 
-const rounds = 200
 const figures: Figure[] = []
 await using bench = await openBench()
 await bench.cluster.startAgent('bench-node')
 await using client = await bench.client()
-figures.push(
-  ...(await measure(
-    'process',
-    { driver: 'process', command: ['/bin/sleep', '100000'], resources: { memory: '8MiB' }, kill: { grace: 0 } },
-    [15, 50],
-  )),
-)
+const process: Task = {
+  driver: 'process',
+  command: ['/bin/sleep', '100000'],
+  resources: { memory: '8MiB' },
+  kill: { grace: 0 },
+}
+figures.push(...(await measure('process', process, { rounds: 200, asked: [15, 50] })))
+await using source = await serveDemo(new Map(), await busyboxImage(archOf()))
+if (await canRunContainers()) {
+  const image = `${source.address}/demo/hello:latest`
+  const container: Task = { ...process, driver: 'container', image }
+  figures.push(...(await measure('container', container, { rounds: 60, asked: [80, 250] })))
+} else console.log('containers are not measured: there is no runtime, or no static busybox to make an image of')
 report('start', figures)
 
+type Task = JobInput['tasks'][string]
+
+function archOf(): string {
+  return globalThis.process.arch === 'arm64' ? 'arm64' : 'amd64'
+}
+
+async function canRunContainers(): Promise<boolean> {
+  const { nodes } = await client.listNodes()
+  const works = nodes.some((node) => node.facts?.drivers.container?.healthy)
+  return works && (await fetch(`http://${source.address}/v2/`)).ok
+}
+
+/** The first ten rounds are not counted: in them the image is pulled, and code gets warm. */
 async function measure(
   driver: string,
-  task: JobInput['tasks'][string],
-  [p50, p99]: [number, number],
+  task: Task,
+  { rounds, asked: [p50, p99] }: { rounds: number; asked: [number, number] },
 ): Promise<Figure[]> {
   const times: number[] = []
   const running = watchRunning(client)
@@ -38,6 +59,7 @@ async function measure(
     await seen
     if (round >= 10) times.push(performance.now() - begun)
     await client.stopJob({ job: name })
+    await ended(client, name)
   }
   running.stop()
   const order = sorted(times)
@@ -57,6 +79,11 @@ async function measure(
       better: 'less',
     },
   ]
+}
+
+/** The end of one copy must not be measured with the start of the next. */
+async function ended(client: Client, job: string): Promise<void> {
+  while ((await client.getJob({ job })).job.copies.live > 0) await sleep(5)
 }
 
 function watchRunning(client: Client) {
