@@ -20,6 +20,7 @@ export type MainCommand<O> = () => Promise<{ run: (cli: Cli, options: O) => Prom
 export interface ServerCommand {
   /** `host:port`, or one of both. */
   listen: string | undefined
+  plainListen: string | undefined
   data: string | undefined
   name: string | undefined
 }
@@ -39,6 +40,7 @@ export interface AgentCommand {
 
 export interface DevCommand {
   listen: string | undefined
+  plainListen: string | undefined
   /** Where all its state goes, instead of $TUTTI_HOME or the usual places. */
   home: string | undefined
 }
@@ -48,7 +50,7 @@ export function mainCommandTable(commands: Partial<MainCommands>): CommandSpec[]
     entry(commands.server, readServer, {
       name: 'server',
       summary: 'run a control plane',
-      options: [listen, { flags: '--data <directory>', help: 'where its state is kept' }, clusterName],
+      options: [listen, plain, { flags: '--data <directory>', help: 'where its state is kept' }, clusterName],
     }),
     entry(commands.agent, readAgent, {
       name: 'agent',
@@ -67,12 +69,12 @@ export function mainCommandTable(commands: Partial<MainCommands>): CommandSpec[]
     entry(commands.dev, readDev, {
       name: 'dev',
       summary: 'run a control plane and an agent on this machine',
-      options: [listen, home],
+      options: [listen, plain, home],
     }),
     entry(commands.demo, readDev, {
       name: 'demo',
       summary: 'like dev, with a few jobs to look at',
-      options: [listen, home],
+      options: [listen, plain, home],
     }),
     entry(commands.doctor, async (_cli, given) => given, {
       name: 'doctor',
@@ -83,6 +85,7 @@ export function mainCommandTable(commands: Partial<MainCommands>): CommandSpec[]
 }
 
 const listen = { flags: '--listen <address>', help: 'host:port to listen on (default 127.0.0.1:7447 for dev)' }
+const plain = { flags: '--plain-listen <address>', help: 'also serve the API without TLS, on loopback only' }
 const clusterName = { flags: '--name <name>', help: 'what the cluster is called' }
 const home = { flags: '--home <directory>', help: 'keep everything in this directory, as TUTTI_HOME does' }
 
@@ -97,11 +100,20 @@ function entry<O>(
 }
 
 async function readServer(_cli: Cli, { options }: Given): Promise<ServerCommand> {
-  return { listen: textOption(options, 'listen'), data: textOption(options, 'data'), name: textOption(options, 'name') }
+  return {
+    listen: textOption(options, 'listen'),
+    plainListen: textOption(options, 'plainListen'),
+    data: textOption(options, 'data'),
+    name: textOption(options, 'name'),
+  }
 }
 
 async function readDev(_cli: Cli, { options }: Given): Promise<DevCommand> {
-  return { listen: textOption(options, 'listen'), home: textOption(options, 'home') }
+  return {
+    listen: textOption(options, 'listen'),
+    plainListen: textOption(options, 'plainListen'),
+    home: textOption(options, 'home'),
+  }
 }
 
 async function readAgent(cli: Cli, { args, options }: Given): Promise<AgentCommand> {

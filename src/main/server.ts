@@ -10,6 +10,7 @@ import { planJobs } from '../control/loops/planning.ts'
 import { watchSilence } from '../control/loops/silence.ts'
 import { watchTimers } from '../control/loops/timers.ts'
 import { createHttpServer } from '../control/port/http-server.ts'
+import { openPlainPort } from '../control/port/plain.ts'
 import { openPort } from '../control/port/port.ts'
 import { Sessions } from '../control/sessions/sessions.ts'
 import type { Clock } from '../kit/clock.ts'
@@ -25,6 +26,8 @@ export interface ServerOptions {
   random: Random
   log: Log
   listen: { host: string; port: number }
+  /** Also serves the API without TLS there; loopback only, and only because somebody asked for it. */
+  plainListen?: { host: string; port: number } | undefined
   /** For people: what the certificate authority is called. */
   clusterName: string
 }
@@ -79,6 +82,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     log,
   })
   undo.use(port)
+  if (options.plainListen) undo.use(await openPlainPort({ ...options.plainListen, http: server }))
   void renewCertificate(clock, stopping.signal, async () => port.replaceCertificate(await certify()))
 
   const started = undo.move()

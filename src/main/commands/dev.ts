@@ -34,7 +34,9 @@ export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
   await using undo = new AsyncDisposableStack()
   const home = command.home === undefined ? cli.home : findHome({ env: { TUTTI_HOME: resolve(command.home) } })
   const listen = command.listen ?? `127.0.0.1:${defaultPort}`
-  const server = undo.use(await launchServer({ home, directory: home.serverData, listen, name: 'dev' }))
+  const server = undo.use(
+    await launchServer({ home, directory: home.serverData, listen, plainListen: command.plainListen, name: 'dev' }),
+  )
   const directory = home.agentData
   const drivers = machineDrivers({ directory, clock: systemClock, env: cli.env })
   undo.use(

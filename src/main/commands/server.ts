@@ -13,9 +13,12 @@ import { openLog } from '../log.ts'
 import { type RunningServer, startServer } from '../server.ts'
 
 /** `tutti server`: a control plane, until it is told to end. */
-export async function run(cli: Cli, { listen = defaultListen, data, name = 'tutti' }: ServerCommand): Promise<number> {
+export async function run(
+  cli: Cli,
+  { listen = defaultListen, plainListen, data, name = 'tutti' }: ServerCommand,
+): Promise<number> {
   const directory = data ?? cli.home.serverData
-  await using server = await launchServer({ home: cli.home, directory, listen, name })
+  await using server = await launchServer({ home: cli.home, directory, listen, plainListen, name })
   cli.stdout.write(`control plane ready at ${urlOf(server)}\n`)
   cli.stdout.write(`  fingerprint  ${server.caFingerprint}\n  state        ${directory}\n`)
   cli.stdout.write('machines join with a token: tutti token create --join\n')
@@ -31,11 +34,14 @@ export interface LaunchOptions {
   home: Home
   directory: string
   listen: string
+  /** Without TLS, on loopback. */
+  plainListen: string | undefined
   name: string
 }
 
 /** Starts the control plane and lets this user's command line find it. */
-export async function launchServer({ home, directory, listen, name }: LaunchOptions): Promise<RunningServer> {
+export async function launchServer(options: LaunchOptions): Promise<RunningServer> {
+  const { home, directory, listen, plainListen, name } = options
   const log = openLog()
   const engine = openSqliteEngine({
     directory,
@@ -48,6 +54,7 @@ export async function launchServer({ home, directory, listen, name }: LaunchOpti
     random: systemRandom,
     log,
     listen: parseAddress(listen, defaultPort),
+    plainListen: plainListen === undefined ? undefined : parseAddress(plainListen, defaultPort + 1),
     clusterName: name,
   })
   await writeContext(home, server)
