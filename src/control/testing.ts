@@ -8,6 +8,7 @@ import { type JobInput, JobSpec } from '../model/job.ts'
 import type { NodeFacts } from '../model/node.ts'
 import { openStore } from '../store/log-store.ts'
 import { MemoryEngine } from '../store/memory/memory-engine.ts'
+import { joinedNode } from './actions/enroll-node.ts'
 import { beginSession } from './actions/node-session.ts'
 import { noteReport } from './actions/note-report.ts'
 import type { Control } from './control.ts'
@@ -40,21 +41,7 @@ export async function openTestControl(): Promise<TestControl> {
     settle,
     addNode: async (name, facts = {}) => {
       const id = encodeId(random.bytes(10)) as NodeId
-      await store.write((tx) =>
-        tx.put('nodes', {
-          id,
-          name,
-          phase: 'joined',
-          eligible: true,
-          drain: null,
-          labels: {},
-          facts: null,
-          epoch: 0,
-          since: tx.now,
-          joinedAt: tx.now,
-          keyFingerprint: 'key',
-        }),
-      )
+      await store.write((tx) => tx.put('nodes', joinedNode(tx.now, { id, name, labels: {}, keyFingerprint: 'key' })))
       await beginSession(control, id, { facts: { ...testFacts, ...facts }, now: clock.now(), keyFingerprint: 'key' })
       await settle()
       return id

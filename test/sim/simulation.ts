@@ -5,6 +5,7 @@ import { MemoryLedger } from '../../src/agent/ledger/memory.ts'
 import { TestMachine } from '../../src/agent/test-driver.ts'
 import { memoryWorkspace } from '../../src/agent/workspace/memory.ts'
 import { applyJob } from '../../src/control/actions/apply-job.ts'
+import { joinedNode } from '../../src/control/actions/enroll-node.ts'
 import { silenceAll } from '../../src/control/actions/node-session.ts'
 import { stopJob } from '../../src/control/actions/stop-job.ts'
 import type { Control } from '../../src/control/control.ts'
@@ -108,21 +109,8 @@ export class Simulation {
 
   async addNode(name: string): Promise<void> {
     const id = encodeId(this.random.bytes(10)) as NodeId
-    await this.store.write((tx) =>
-      tx.put('nodes', {
-        id,
-        name,
-        phase: 'joined',
-        eligible: true,
-        drain: null,
-        labels: {},
-        facts: null,
-        epoch: 0,
-        since: tx.now,
-        joinedAt: tx.now,
-        keyFingerprint: createHash('sha256').update(id).digest('hex'),
-      }),
-    )
+    const keyFingerprint = createHash('sha256').update(id).digest('hex')
+    await this.store.write((tx) => tx.put('nodes', joinedNode(tx.now, { id, name, labels: {}, keyFingerprint })))
     const node: SimulatedNode = {
       id,
       name,

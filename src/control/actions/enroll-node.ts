@@ -43,19 +43,7 @@ export async function enrollNode(
         `a node named "${name}" has joined already; give this one another with --name, or remove the old one first with "tutti node remove ${name}"`,
       )
     }
-    const node: Node = {
-      id,
-      name,
-      phase: 'joined',
-      eligible: true,
-      drain: null,
-      labels: paid.labels,
-      facts: null,
-      epoch: 0,
-      since: tx.now,
-      joinedAt: tx.now,
-      keyFingerprint: fingerprint,
-    }
+    const node = joinedNode(tx.now, { id, name, labels: paid.labels, keyFingerprint: fingerprint })
     tx.put('nodes', node)
     addEvent(tx, {
       level: 'info',
@@ -67,6 +55,11 @@ export async function enrollNode(
     return node
   })
   return { node: result, certificate }
+}
+
+/** A node as it is before its agent first connects. */
+export function joinedNode(now: number, given: Pick<Node, 'id' | 'name' | 'labels' | 'keyFingerprint'>): Node {
+  return { ...given, phase: 'joined', eligible: true, drain: null, facts: null, epoch: 0, since: now, joinedAt: now }
 }
 
 /** An agent changes its certificate before it runs out. The old key is good until the new one is first used. */
