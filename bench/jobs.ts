@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobInput } from '../src/model/job.ts'
@@ -18,6 +19,7 @@ const figures: Figure[] = []
 {
   await using bench = await openBench()
   await bench.startFleet(1000)
+  figures.push(...(await idleFleet(bench, { seconds: 20 })))
   figures.push(await oneLargeJob(bench, 10_000))
   figures.push(await heldAllocations(bench, 100_000))
 }
@@ -64,6 +66,42 @@ async function smallJobs(bench: Bench, { clients, jobs }: { clients: number; job
     { what: 'one submission, p50', reached: quantile(order, 0.5), unit: 'ms' },
     { what: 'one submission, p99', reached: quantile(order, 0.99), unit: 'ms' },
   ]
+}
+
+/** What a thousand connected agents cost that have nothing to do but beat. */
+async function idleFleet(bench: Bench, { seconds }: { seconds: number }): Promise<Figure[]> {
+  await sleep(3000)
+  const before = await cpuSeconds(bench.serverPid)
+  await sleep(seconds * 1000)
+  const share = ((await cpuSeconds(bench.serverPid)) - before) / seconds
+  return [
+    {
+      what: '1,000 agents beating: control plane CPU',
+      reached: share * 100,
+      unit: '% of a core',
+      asked: 25,
+      better: 'less',
+    },
+    {
+      what: '1,000 agents beating: control plane memory',
+      reached: await residentMiB(bench.serverPid),
+      unit: 'MiB',
+      asked: 400,
+      better: 'less',
+    },
+  ]
+}
+
+/** User and system time of a process (proc(5)); Linux counts it in hundredths. */
+async function cpuSeconds(pid: number): Promise<number> {
+  const [, fields = ''] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')
+  const [user = 0, system = 0] = fields.split(' ').slice(11, 13).map(Number)
+  return (user + system) / 100
+}
+
+async function residentMiB(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? Number.NaN) / 1024
 }
 
 async function oneLargeJob(bench: Bench, count: number): Promise<Figure> {

@@ -136,6 +136,15 @@ test('a lost node has its copies replaced, and is not trusted with new ones unti
   assert.equal(control.store.view.get('nodes', a)?.phase, 'returning')
 })
 
+test('a node whose clock is far off is told of, by how much, and what helps', async () => {
+  await using control = await openTestControl()
+  const node = await control.addNode('a')
+  await beginSession(control, node, { facts: testFacts, now: control.clock.now() - 600_000, keyFingerprint: 'key' })
+  const events = [...control.store.view.all('events')].filter(({ kind }) => kind === 'node.clock')
+  assert.equal(events.length, 1)
+  assert.match(events[0]?.message ?? '', /the clock of node "a" is 600 s behind; set it by NTP/)
+})
+
 test('an update replaces copies one at a time, each after the last is healthy', async () => {
   await using control = await openTestControl()
   await control.addNode('a')
