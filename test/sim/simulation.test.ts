@@ -72,7 +72,7 @@ for (const seed of process.env['SEEDS']?.split(',') ?? Array.from({ length: 30 }
     }
     await calm(world)
     for (const [job, count] of wanted) assertExact(world, job, count)
-    assert.ok(world.commits > 30, 'something happened')
+    assert.ok(world.commits > 10, 'something happened')
     for (const node of world.nodes) assert.deepEqual(node.machine.broken, [])
   })
 }
