@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { existsSync, globSync } from 'node:fs'
+import { mkdtemp, readFile, rm, rmdir } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { chooseContext } from '../../src/cli/contexts.ts'
 import { findHome } from '../../src/cli/home.ts'
@@ -185,6 +186,7 @@ export class Cluster implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#processes].map((child) => this.kill(child)))
     await endWorkloads(this.directory)
+    await removeGroups(this.directory)
     await rm(this.directory, { recursive: true, force: true, maxRetries: 5 })
   }
 
@@ -212,6 +214,27 @@ async function endWorkloads(directory: string): Promise<void> {
     } catch {
       // It ended by itself.
     }
+  }
+}
+
+/** Control groups of the allocations that lie in this directory: nobody else would remove them. */
+async function removeGroups(directory: string): Promise<void> {
+  const allocations = globSync(`${directory}/*/allocations/*`).map((path) => basename(path))
+  const groups = globSync('/sys/fs/cgroup/{tutti,*/tutti}/*').filter((path) =>
+    allocations.some((allocation) => basename(path).startsWith(`${allocation}-`)),
+  )
+  for (let tries = 0; groups.length > 0 && tries < 50; tries++) {
+    const left = await Promise.all(
+      groups.splice(0).map((path) =>
+        rmdir(path).then(
+          () => '',
+          () => path,
+        ),
+      ),
+    )
+    // What was killed a moment ago may still be leaving.
+    groups.push(...left.filter((path) => path !== '' && existsSync(path)))
+    if (groups.length > 0) await sleep(20)
   }
 }
 
