@@ -45,7 +45,7 @@ export async function waitUntilRunning(
     const done = copiesDone(view, version)
     const left = [...view.allocations.values()].filter((each) => isLive(each) && each.version < version).length
     if (row.version === version && done >= row.count && left === 0) return true
-    if (row.type === 'batch') await throwIfFailed(client, view, cli.signal)
+    await throwIfFailed(client, view, cli.signal)
     return false
   })
 }
@@ -54,7 +54,8 @@ export async function waitUntilRunning(
 export async function waitUntilEnded(cli: Cli, client: Client, options: WaitOptions): Promise<void> {
   await followJob(cli, client, options, async ({ job, allocations }) => {
     const live = [...allocations.values()].filter(isLive).length
-    if (live > 0) options.shown.show(`${options.job}: ${live} of its allocations still run`)
+    if (live > 0)
+      options.shown.show(`${options.job}: ${live} of its allocations still ${live === 1 ? 'runs' : 'run'}`)
     return !job || live === 0
   })
 }
@@ -122,10 +123,11 @@ function copiesDone({ job, slots, allocations }: JobView, version: number): numb
   return done
 }
 
+/** A copy of this version that is not tried again will not come up, however long one waits. */
 async function throwIfFailed(client: Client, { job, slots, allocations }: JobView, signal: AbortSignal): Promise<void> {
   for (const slot of slots.values()) {
     const newest = slot.allocation === null ? undefined : allocations.get(slot.allocation)
-    if (newest?.phase !== 'failed' || !job) continue
+    if (!job || newest?.phase !== 'failed' || newest.version !== job.version) continue
     const { spec } = await client.getJob({ job: job.name }, { signal })
     const { rescheduleAttempts } = await import('../model/job.ts')
     if (slot.failed <= rescheduleAttempts(spec)) continue
