@@ -15,8 +15,7 @@ import type { PublicNode } from '../../src/contract/node.ts'
 import { systemClock } from '../../src/kit/system-clock.ts'
 
 const root = new URL('../../', import.meta.url).pathname
-const node = join(root, 'node_modules/.bin/node')
-const program = [join(root, 'src/main/tutti.ts')]
+const tutti = join(root, 'tutti')
 
 export interface StartOptions {
   env?: Record<string, string>
@@ -101,7 +100,7 @@ export class Cluster implements AsyncDisposable {
 
   /** Starts `tutti ARGS` and leaves it running. */
   start(label: string, args: string[], { env = {}, through = [] }: StartOptions = {}): ChildProcess {
-    const [command = node, ...rest] = [...through, node, '--disable-warning=ExperimentalWarning', ...program, ...args]
+    const [command = tutti, ...rest] = [...through, tutti, ...args]
     const child = spawn(command, rest, {
       env: { ...this.#env(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -123,7 +122,7 @@ export class Cluster implements AsyncDisposable {
     args: string[],
     { input = '', cwd, env = {} }: { input?: string; cwd?: string; env?: Record<string, string> } = {},
   ): Promise<Outcome> {
-    const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...program, ...args], {
+    const child = spawn(tutti, args, {
       env: { ...this.#env(), ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
       ...(cwd === undefined ? {} : { cwd }),
@@ -196,7 +195,6 @@ export class Cluster implements AsyncDisposable {
       ...env,
       TUTTI_HOME: this.home,
       NO_COLOR: '1',
-      NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/compile'),
     }
   }
 }
