@@ -54,8 +54,7 @@ export async function waitUntilRunning(
 export async function waitUntilEnded(cli: Cli, client: Client, options: WaitOptions): Promise<void> {
   await followJob(cli, client, options, async ({ job, allocations }) => {
     const live = [...allocations.values()].filter(isLive).length
-    if (live > 0)
-      options.shown.show(`${options.job}: ${live} of its allocations still ${live === 1 ? 'runs' : 'run'}`)
+    if (live > 0) options.shown.show(`${options.job}: ${live} of its allocations still ${live === 1 ? 'runs' : 'run'}`)
     return !job || live === 0
   })
 }

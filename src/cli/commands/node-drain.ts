@@ -35,7 +35,9 @@ async function untilEmpty(cli: Cli, client: Client, node: { id: string; name: st
     }
     if (event.type === 'reset') continue
     if (live.size === 0) return
-    shown.show(`node "${node.name}": ${live.size} ${live.size === 1 ? 'allocation has' : 'allocations have'} not moved yet`)
+    shown.show(
+      `node "${node.name}": ${live.size} ${live.size === 1 ? 'allocation has' : 'allocations have'} not moved yet`,
+    )
   }
   cli.signal.throwIfAborted()
 }
