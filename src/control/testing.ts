@@ -18,7 +18,7 @@ import { watchTimers } from './loops/timers.ts'
 /** A control plane without its outside, in virtual time: for tests of actions and loops. */
 export interface TestControl extends Control, AsyncDisposable {
   clock: SteppedClock
-  /** Lets everything that is due, and needs no time, happen. */
+  /** Lets everything happen that needs no more than a moment. */
   settle(): Promise<void>
   addNode(name: string, facts?: Partial<NodeFacts>): Promise<NodeId>
   /** The agent of the allocation's node says this of it. */
@@ -33,7 +33,8 @@ export async function openTestControl(): Promise<TestControl> {
   const stopping = new AbortController()
   const loops = [planJobs, watchTimers].map((run) => run(control, { signal: stopping.signal }))
   const settle = async () => {
-    for (let turns = 0; turns < 10; turns++) await clock.settle()
+    // Planning waits a few milliseconds for company; two rounds, as what it decides may mark jobs again.
+    for (let turns = 0; turns < 4; turns++) await clock.advance(5)
   }
   return {
     ...control,

@@ -12,6 +12,8 @@ import { planView } from '../plan-view.ts'
 
 /** Moves gathered before a commit: many small jobs share one, and a large one does not wait for others. */
 const movesPerCommit = 2000
+/** While jobs keep coming, a pass waits this long after the last: what gathers shares one commit and one message. */
+const gatherMs = 5
 /** Blocked jobs tried again after capacity came free, highest priority first, until this many in a row still do not fit. */
 const blockedTries = 32
 
@@ -29,7 +31,7 @@ export async function planJobs(control: Control, { signal }: { signal: AbortSign
     everyMs: 5000,
     signal,
     onError: (error) => control.log.error({ err: error }, 'a planning pass failed; it is tried again'),
-    pass: () => planner.pass(),
+    pass: () => planner.pass(signal),
   })
 }
 
@@ -39,6 +41,7 @@ class Planner {
   readonly #usage: Usage
   readonly #blocked = new Set<string>()
   #capacityCameFree = true
+  #passedAt = Number.NEGATIVE_INFINITY
 
   constructor(control: Control) {
     this.#control = control
@@ -51,9 +54,12 @@ class Planner {
     for (const change of commit.changes) this.#note(change)
   }
 
-  async pass(): Promise<void> {
+  async pass(signal: AbortSignal): Promise<void> {
+    const sinceLastMs = this.#control.clock.monotonic() - this.#passedAt
+    if (sinceLastMs < gatherMs) await this.#control.clock.sleep(gatherMs - sinceLastMs, { signal })
     await this.#planAll(this.#marked())
     if (this.#capacityCameFree) await this.#retryBlocked()
+    this.#passedAt = this.#control.clock.monotonic()
   }
 
   #note(change: Change): void {
