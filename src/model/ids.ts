@@ -22,6 +22,13 @@ export type TokenId = z.infer<typeof TokenId>
 
 const alphabet = '0123456789abcdefghjkmnpqrstvwxyz'
 
+export const SandboxId = z.string().regex(idPattern).brand<'SandboxId'>()
+export type SandboxId = z.infer<typeof SandboxId>
+
+/** Of one immutable snapshot of a machine, or of its disk. */
+export const BuildId = z.string().regex(idPattern).brand<'BuildId'>()
+export type BuildId = z.infer<typeof BuildId>
+
 /** Ten random bytes written as an id; Crockford's base32 alphabet (https://www.crockford.com/base32.html). */
 export function encodeId(bytes: Uint8Array): string {
   let id = ''

@@ -1,0 +1,119 @@
+import { z } from 'zod'
+import { BuildId } from '../../model/ids.ts'
+import { MachineShape } from '../../model/sandbox.ts'
+import { Defaults, Image } from '../manifest.ts'
+
+/**
+ * The block server: a process of its own for each node that holds the data of sandboxes, so that the agent may die and its
+ * event loop never stands between a guest and its disk. It serves disks over NBD on Unix sockets, holds memory images,
+ * and takes snapshots apart into chunks. The agent asks it over a Unix socket: one JSON request a line, answered by id in
+ * any order, `{"id","ok":…}` or `{"id","fault":{"code","message"}}`. Every request may be sent again after a crash of
+ * either side and then finds what the first one did.
+ */
+
+const Name = z.string().regex(/^[0-9a-z-]{1,64}$/)
+const Path = z.string().max(4096)
+
+export const requests = {
+  /**
+   * A disk for one VM: a build's disk, or an empty one of `size`, under a copy-on-write overlay of its own. Answers with the
+   * socket to give to the VMM (export name empty). Opening an export that is open answers the same again.
+   */
+  openDisk: z.strictObject({
+    name: Name,
+    from: z.union([z.strictObject({ build: BuildId }), z.strictObject({ size: z.int() })]),
+    /** Grow the disk to this size; bytes beyond the build's are zeros. */
+    size: z.int().optional(),
+  }),
+  /**
+   * Ends the disk's current epoch, at once: what the guest has written until now belongs to it, what it writes from now on
+   * does not. The caller has stopped the VM and its requests have been answered. Answers with the epoch's number.
+   */
+  cutDisk: z.strictObject({ name: Name }),
+  /** Ends the export, and removes its overlay. */
+  closeDisk: z.strictObject({ name: Name }),
+  /**
+   * The memory image of a build, for the VMM to map privately: `path` to open, `size`, and `sealed` when nobody can change
+   * it. Complete when the build is local and wanted so; otherwise a file that fetches its pages as they are touched.
+   * Held until released by every holder.
+   */
+  openMemory: z.strictObject({ build: BuildId, holder: Name, lazy: z.boolean().optional() }),
+  releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
+  /**
+   * Copies, from the stopped process `pid`, the pages of the mapping of the memory image that differ from it; answers as
+   * soon as they are copied and the VM may go on or go away. `capture` names the copy for `store`.
+   */
+  captureMemory: z.strictObject({
+    capture: Name,
+    pid: z.int().positive(),
+    /** What the process mapped, as answered by `openMemory`, and the build that it is the memory of. */
+    path: Path,
+    build: BuildId.nullable(),
+    size: z.int(),
+  }),
+  /** Puts a build's memory where it differs from `base` into the private mapping of the process `pid`, before it is restored. */
+  applyMemory: z.strictObject({ pid: z.int().positive(), path: Path, base: BuildId, build: BuildId }),
+  /** Makes a build of a disk's epoch (with all epochs before it) and, when given, of captured memory and device state. */
+  store: z.strictObject({
+    build: BuildId,
+    reason: z.enum(['template', 'layer', 'pause', 'snapshot']),
+    parent: BuildId.nullable(),
+    createdAt: z.int(),
+    machine: MachineShape,
+    defaults: Defaults,
+    disk: z.strictObject({ name: Name, epoch: z.int() }),
+    snapshot: z
+      .strictObject({
+        capture: Name,
+        /** File with the device state. */
+        devices: Path,
+        compat: z.string().max(500),
+        guestAgent: z.string().max(50),
+        channelToken: z.string().max(64),
+        prefetch: z
+          .array(z.int().nonnegative())
+          .max(2 ** 20)
+          .optional(),
+      })
+      .nullable(),
+    reference: z.string().max(200),
+  }),
+  /** Drops a capture that is not to be stored. */
+  dropCapture: z.strictObject({ capture: Name }),
+  /** Chunks of the memory image that the process touched so far: what to prefetch for the next of its kind. */
+  touched: z.strictObject({ pid: z.int().positive(), path: Path, size: z.int() }),
+  /** Writes a build's device state to a file. */
+  devices: z.strictObject({ build: BuildId, path: Path }),
+  /** What is open, for adoption after the agent's restart, and what it costs. */
+  list: z.strictObject({}),
+} as const
+
+export const answers = {
+  openDisk: z.strictObject({ socket: Path, size: z.int() }),
+  cutDisk: z.strictObject({ epoch: z.int() }),
+  closeDisk: z.strictObject({}),
+  openMemory: z.strictObject({ path: Path, size: z.int(), sealed: z.boolean(), lazy: z.boolean() }),
+  releaseMemory: z.strictObject({}),
+  captureMemory: z.strictObject({ bytes: z.int() }),
+  applyMemory: z.strictObject({ bytes: z.int() }),
+  store: z.strictObject({ build: BuildId, addedBytes: z.int(), disk: Image }),
+  dropCapture: z.strictObject({}),
+  touched: z.strictObject({ chunks: z.array(z.int().nonnegative()) }),
+  devices: z.strictObject({ bytes: z.int() }),
+  list: z.strictObject({
+    disks: z.array(
+      z.strictObject({ name: Name, build: BuildId.nullable(), size: z.int(), epoch: z.int(), overlayBytes: z.int() }),
+    ),
+    memories: z.array(z.strictObject({ build: BuildId, holders: z.array(Name), bytes: z.int() })),
+    captures: z.array(Name),
+  }),
+} as const
+
+export type RequestName = keyof typeof requests
+export type RequestOf<N extends RequestName> = z.input<(typeof requests)[N]>
+export type AnswerOf<N extends RequestName> = z.infer<(typeof answers)[N]>
+
+/** The agent's end; rejects with the server's Fault, or `unavailable` when the server is gone. */
+export interface BlockServer extends AsyncDisposable {
+  ask<N extends RequestName>(name: N, request: RequestOf<N>, options: { signal: AbortSignal }): Promise<AnswerOf<N>>
+}
