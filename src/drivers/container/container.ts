@@ -1,11 +1,11 @@
 import { join } from 'node:path'
+import { ImageStore, type ImageUse } from '../../images/store.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import type { Capabilities, Driver, Handle, PrepareOptions, TaskPlan } from '../driver.ts'
 import { EngineForm } from './engine/engine.ts'
 import type { Form } from './form.ts'
-import { ImageStore, type ImageUse } from './images/store.ts'
 import { probeRuntime } from './plain/probe.ts'
 import { PlainRuntime } from './plain/runtime.ts'
 

@@ -1,6 +1,6 @@
+import type { ImageUse } from '../../images/store.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import type { Driver } from '../driver.ts'
-import type { ImageUse } from './images/store.ts'
 
 /** One of the two ways in which this driver makes containers. */
 export interface Form extends Pick<Driver, 'prepare' | 'start' | 'adopt' | 'remove'> {

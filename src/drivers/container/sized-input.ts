@@ -1,6 +1,6 @@
 import { Writable } from 'node:stream'
 import type { Execution, TerminalSize } from '../../guest/guest.ts'
-import { runTool } from './command.ts'
+import { runTool } from '../../images/run-tool.ts'
 
 /**
  * Runtimes and engines hear of a terminal's new size in one way and of keys in another, and may get to the size after

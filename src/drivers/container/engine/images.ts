@@ -3,11 +3,11 @@ import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'n
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { z } from 'zod'
+import { neverPulled, pullFault, wrongArchitecture } from '../../../images/faults.ts'
+import { formatReference, parseReference, type Reference } from '../../../images/reference.ts'
+import { SharedWork } from '../../../images/shared-work.ts'
+import type { ImageUse, ObtainOptions } from '../../../images/store.ts'
 import type { Clock } from '../../../kit/clock.ts'
-import { neverPulled, pullFault, wrongArchitecture } from '../faults.ts'
-import { formatReference, parseReference, type Reference } from '../images/reference.ts'
-import { SharedWork } from '../images/shared-work.ts'
-import type { ImageUse, ObtainOptions } from '../images/store.ts'
 import { type EngineClient, EngineError } from './client.ts'
 
 /**

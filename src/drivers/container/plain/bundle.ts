@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
+import type { Image } from '../../../images/store.ts'
 import { Fault } from '../../../model/fault.ts'
 import type { TaskPlan } from '../../driver.ts'
-import type { Image } from '../images/store.ts'
 import { argumentsOf, environmentOf, settingsOf, taskDirectory, workingDirectoryOf } from '../settings.ts'
 import { seccompProfile } from './seccomp.ts'
 import { findUser } from './users.ts'

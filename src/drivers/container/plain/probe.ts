@@ -1,7 +1,7 @@
 import { existsSync, lstatSync, readlinkSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { lastLine, runTool } from '../command.ts'
+import { lastLine, runTool } from '../../../images/run-tool.ts'
 import { capabilitiesFor } from './bundle.ts'
 
 export interface Runtime {

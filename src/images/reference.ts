@@ -1,4 +1,4 @@
-import { Fault } from '../../../model/fault.ts'
+import { Fault } from '../model/fault.ts'
 
 /** Where an image is: people write "alpine" and mean docker.io/library/alpine:latest. */
 export interface Reference {

@@ -4,9 +4,9 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { lacking, registryUser, startRegistry } from '../../../../test/fixtures/registry.ts'
-import { systemClock } from '../../../kit/system-clock.ts'
-import { Fault } from '../../../model/fault.ts'
+import { lacking, registryUser, startRegistry } from '../../test/fixtures/registry.ts'
+import { systemClock } from '../kit/system-clock.ts'
+import { Fault } from '../model/fault.ts'
 import { ImageStore, type ObtainOptions } from './store.ts'
 
 const skip = lacking() ?? false

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { Fault } from '../../../model/fault.ts'
+import { Fault } from '../model/fault.ts'
 
 /** The few fields of OCI images that are needed to run one. They come from strangers: bounded, and parsed once. */
 

@@ -1,12 +1,12 @@
 import { readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import type { Clock } from '../../../kit/clock.ts'
-import type { Fault } from '../../../model/fault.ts'
-import { formatSize } from '../../../model/units.ts'
-import { lastLine, runTool } from '../command.ts'
-import { pullFault, wrongArchitecture } from '../faults.ts'
+import type { Clock } from '../kit/clock.ts'
+import type { Fault } from '../model/fault.ts'
+import { formatSize } from '../model/units.ts'
+import { pullFault, wrongArchitecture } from './faults.ts'
 import { formatReference, isLoopback, type Reference } from './reference.ts'
+import { lastLine, runTool } from './run-tool.ts'
 
 export interface Credentials {
   username: string

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { Fault } from '../../model/fault.ts'
+import { Fault } from '../model/fault.ts'
 
 /** Runs one of the tools that images and containers are made with, and keeps a bounded part of what it said. */
 export async function runTool(
