@@ -252,9 +252,10 @@ class Engine implements Sandboxes {
     for (const place of await readdir(join(this.#parts.directory, 'vms')))
       if (!places.has(place)) await clear(this.#parts, place)
     await network.reclaim(places)
-    const { disks, memories } = await blocks.ask('list', {}, { signal: this.#closing.signal })
+    const { disks, memories, captures } = await blocks.ask('list', {}, { signal: this.#closing.signal })
     const holders = new Set([...disks.map(({ name }) => name), ...memories.flatMap(({ holders }) => holders)])
     for (const holder of holders) if (!places.has(holder)) await clear(this.#parts, holder)
+    for (const capture of captures) await blocks.ask('dropCapture', { capture }, { signal: this.#closing.signal })
     await Promise.all(records.map((record) => this.#adopt(record)))
   }
 
@@ -430,8 +431,8 @@ class Engine implements Sandboxes {
     if (live) await this.#end(live)
     else await clear(this.#parts, record.place)
     const { signal } = this.#closing
-    if (record.paused !== null)
-      await this.#parts.blocks.ask('deleteReference', { name: sandboxReference(record.id) }, { signal }).catch(() => {})
+    // Also one that no record tells of: a pause may have been stored after the agent that asked for it died.
+    await this.#parts.blocks.ask('deleteReference', { name: sandboxReference(record.id) }, { signal }).catch(() => {})
     await this.#records.delete(record.id)
     this.#held.delete(record.id)
     const status = statusOf(record)
