@@ -25,7 +25,7 @@ async function world(t: TestContext) {
     return sandboxes
   }
   t.after(async () => {
-    machine.dieAt = Number.POSITIVE_INFINITY
+    for (const sandboxes of opened) await sandboxes[Symbol.asyncDispose]()
     await rm(directory, { recursive: true, force: true })
   })
   return { machine, directory, agent }
@@ -134,10 +134,9 @@ test('forks answer each for itself, and the source goes on', async (t) => {
   const { machine, agent } = await world(t)
   const sandboxes = await agent()
   await sandboxes.create(specOf(1), { signal })
-  let restores = 0
-  machine.fail = (step) =>
-    step === 'restore' && ++restores === 2 ? new Fault('unavailable', 'no more today') : undefined
-  const results = await sandboxes.fork(id(1), { build: build(1), children: [2, 3, 4].map((n) => specOf(n)), signal })
+  machine.fail = (step) => (step === 'allow' ? new Fault('unavailable', 'no more today') : undefined)
+  const children = [specOf(2), specOf(3, { egress: { mode: 'allow' } }), specOf(4)]
+  const results = await sandboxes.fork(id(1), { build: build(1), children, signal })
   machine.fail = () => undefined
   assert.equal(results.filter(({ fault }) => fault === undefined).length, 2)
   assert.deepEqual(
