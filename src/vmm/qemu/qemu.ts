@@ -1,5 +1,5 @@
 import { copyFile, stat } from 'node:fs/promises'
-import type { Clock } from '../../kit/clock.ts'
+import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
@@ -104,7 +104,8 @@ class Qemu implements Vmm {
   }
 
   async adopt(directory: string): Promise<Vm | undefined> {
-    const process = await adoptProcess(directory, { clock: this.#clock, signal: AbortSignal.timeout(10_000) })
+    using limit = deadline(this.#clock, 10_000)
+    const process = await adoptProcess(directory, { clock: this.#clock, signal: limit.signal })
     return process && qemuMachine(process)
   }
 
