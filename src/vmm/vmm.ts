@@ -70,6 +70,8 @@ export interface BootOptions extends Placed {
 }
 
 export interface WarmOptions extends Placed {
+  /** Where its network will be: a process cannot change its namespace later. */
+  network?: NetworkBackend
   memory?: { path: string }
 }
 
