@@ -22,18 +22,19 @@ const mayImport: Record<string, readonly string[]> = {
   'drivers/fake': ['model', 'kit', 'guest', 'drivers'],
   guest: ['model', 'kit', 'wire'],
   images: ['model', 'kit'],
+  recipe: ['model', 'kit'],
   blocks: ['model', 'kit'],
   vmm: ['model'],
   'vmm/qemu': ['model', 'kit', 'vmm'],
   'vmm/firecracker': ['model', 'kit', 'vmm'],
   sandboxes: ['model', 'kit', 'guest', 'blocks', 'vmm'],
-  build: ['model', 'kit', 'guest', 'blocks', 'vmm', 'images', 'sandboxes'],
+  build: ['model', 'kit', 'recipe', 'guest', 'blocks', 'vmm', 'images', 'sandboxes'],
   agent: ['model', 'kit', 'wire', 'drivers', 'guest', 'sandboxes', 'build'],
   contract: ['model'],
   http: ['model', 'kit'],
   api: ['model', 'kit', 'http', 'contract', 'control', 'guest', 'placement', 'store', 'wire'],
   client: ['model', 'contract', 'wire'],
-  cli: ['model', 'kit', 'contract', 'client'],
+  cli: ['model', 'kit', 'recipe', 'contract', 'client'],
 }
 
 /** What tests stand on lies beside what it tests, and like tests may know everybody. */
