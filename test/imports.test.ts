@@ -22,19 +22,20 @@ const mayImport: Record<string, readonly string[]> = {
   'drivers/fake': ['model', 'kit', 'guest', 'drivers'],
   guest: ['model', 'kit', 'wire'],
   images: ['model', 'kit'],
+  recipe: ['model', 'kit'],
   blocks: ['model', 'kit'],
   vmm: ['model', 'kit'],
   'vmm/boot': ['model', 'kit', 'vmm'],
   'vmm/qemu': ['model', 'kit', 'vmm', 'vmm/boot'],
   'vmm/firecracker': ['model', 'kit', 'vmm', 'vmm/boot'],
   sandboxes: ['model', 'kit', 'guest', 'blocks', 'vmm'],
-  build: ['model', 'kit', 'guest', 'blocks', 'vmm', 'images', 'sandboxes'],
+  build: ['model', 'kit', 'recipe', 'guest', 'blocks', 'vmm', 'images', 'sandboxes'],
   agent: ['model', 'kit', 'wire', 'drivers', 'guest', 'sandboxes', 'build'],
   contract: ['model'],
   http: ['model', 'kit'],
   api: ['model', 'kit', 'http', 'contract', 'control', 'guest', 'placement', 'store', 'wire'],
   client: ['model', 'contract', 'wire'],
-  cli: ['model', 'kit', 'contract', 'client'],
+  cli: ['model', 'kit', 'recipe', 'contract', 'client'],
 }
 
 /** What tests stand on lies beside what it tests, and like tests may know everybody. */

@@ -1,6 +1,6 @@
 import { z } from 'zod'
+import { closest } from '../../kit/nearest.ts'
 import { JobSpec } from '../../model/job.ts'
-import { closest } from '../nearest.ts'
 
 /** One mistake of a spec in words a person can act on. `at` says what of the path to point to. */
 export interface Explained {
