@@ -3,6 +3,7 @@
 #include <stdarg.h>
 
 #define BUCKETS 256
+#define MAX_REQUEST (1u << 20)
 
 static struct stream *buckets[BUCKETS];
 static struct stream *first, *last; /* turns */
@@ -11,6 +12,7 @@ static uint32_t highest;
 
 static void open_stream(uint32_t id, const uint8_t *payload, size_t length);
 static void data(struct stream *s, const uint8_t *payload, size_t length);
+static void request(uint32_t id, bool more, const uint8_t *payload, size_t length);
 static void release(struct stream *s);
 
 uint32_t stream_first_free(void) { return highest + 1; }
@@ -22,9 +24,8 @@ struct stream *stream_find(uint32_t id) {
 }
 
 void stream_frame(uint32_t id, uint8_t type, uint8_t flags, const uint8_t *payload, size_t length) {
-  (void)flags;
   if (type == T_OPEN) {
-    if (id > highest && length > 0) open_stream(id, payload, length);
+    request(id, flags & 1, payload, length);
     return;
   }
   struct stream *s = stream_find(id);
@@ -59,6 +60,25 @@ static void data(struct stream *s, const uint8_t *payload, size_t length) {
   s->allowed -= (uint32_t)length;
   if (s->data) s->data(s, payload, length);
   else stream_took(s, (uint32_t)length);
+}
+
+/* A request in several frames is gathered here; another stream's OPEN in between ends it. */
+static void request(uint32_t id, bool more, const uint8_t *payload, size_t length) {
+  static struct out gathered;
+  static uint32_t of;
+  if (id <= highest) return;
+  if (of != id) out_free(&gathered);
+  of = id;
+  if (!more && gathered.length == 0) {
+    if (length > 0) open_stream(id, payload, length);
+    return;
+  }
+  if (gathered.length + length <= MAX_REQUEST) out_bytes(&gathered, payload, length);
+  if (more) return;
+  struct out whole = gathered;
+  gathered = (struct out){0};
+  open_stream(id, whole.at, whole.length);
+  out_free(&whole);
 }
 
 static void open_stream(uint32_t id, const uint8_t *payload, size_t length) {
