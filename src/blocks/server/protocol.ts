@@ -39,6 +39,9 @@ export const requests = {
    */
   openMemory: z.strictObject({ build: BuildId, holder: Name, lazy: z.boolean().optional() }),
   releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
+  /** Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. */
+  newMemory: z.strictObject({ name: Name, size: z.int().positive() }),
+  closeMemory: z.strictObject({ name: Name }),
   /**
    * Copies, from the stopped process `pid`, the pages of the mapping of the memory image that differ from it; answers as
    * soon as they are copied and the VM may go on or go away. `capture` names the copy for `store`.
@@ -86,14 +89,25 @@ export const requests = {
   devices: z.strictObject({ build: BuildId, path: Path }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
   list: z.strictObject({}),
+  /** Ends the server once this is answered. Disks that are open are served again by the next one. */
+  stop: z.strictObject({}),
 } as const
 
 export const answers = {
   openDisk: z.strictObject({ socket: Path, size: z.int() }),
   cutDisk: z.strictObject({ epoch: z.int() }),
   closeDisk: z.strictObject({}),
-  openMemory: z.strictObject({ path: Path, size: z.int(), sealed: z.boolean(), lazy: z.boolean() }),
+  openMemory: z.strictObject({
+    path: Path,
+    size: z.int(),
+    sealed: z.boolean(),
+    lazy: z.boolean(),
+    /** A library to preload into the VMM, so that it does not read far ahead in a lazy memory; null where there is none. */
+    preload: Path.nullable(),
+  }),
   releaseMemory: z.strictObject({}),
+  newMemory: z.strictObject({ path: Path }),
+  closeMemory: z.strictObject({}),
   captureMemory: z.strictObject({ bytes: z.int() }),
   applyMemory: z.strictObject({ bytes: z.int() }),
   store: z.strictObject({ build: BuildId, addedBytes: z.int(), disk: Image }),
@@ -106,7 +120,17 @@ export const answers = {
     ),
     memories: z.array(z.strictObject({ build: BuildId, holders: z.array(Name), bytes: z.int() })),
     captures: z.array(Name),
+    /** Memories of machines that boot. */
+    newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),
+    /** How memory is held and captured here; found out when the server started. */
+    method: z.strictObject({
+      memory: z.enum(['memfd', 'file']),
+      capture: z.enum(['pagemap', 'none']),
+      lazy: z.enum(['fuse', 'none']),
+    }),
+    pid: z.int(),
   }),
+  stop: z.strictObject({}),
 } as const
 
 export type RequestName = keyof typeof requests
