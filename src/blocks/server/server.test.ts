@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
 import { seededRandom } from '../../kit/random.ts'
 import { diskChunkBytes } from '../manifest.ts'
 import { fresh, readDisk, storeBuild, testBuildId } from '../testing.ts'
-import { openTestServer, qemuIo, storeRequest, uri, without } from './testing.ts'
+import { openTestServer, qemuIo, run, storeRequest, uri, without } from './testing.ts'
 
 const skip = without('qemu-io', 'qemu-img', 'nbdinfo')
 
@@ -16,7 +15,7 @@ test('a disk of a build reads as the build, and takes what is written', { skip }
   const { socket, size } = await server.ask('openDisk', { name: 'a', from: { build }, size: 1 << 20 })
   assert.equal(size, 1 << 20)
   assert.deepEqual(await server.ask('openDisk', { name: 'a', from: { build } }), { socket, size })
-  const info = JSON.parse(execFileSync('nbdinfo', ['--json', uri(socket)], { encoding: 'utf8' }))
+  const info = JSON.parse(await run('nbdinfo', '--json', uri(socket)))
   assert.equal(info.exports[0]['export-size'], 1 << 20)
   const written = await qemuIo(socket, 'write -P 7 4096 8192', 'read -P 7 4096 8192', 'write -P 9 100 50', 'flush')
   assert.match(written, /wrote 8192/)

@@ -86,6 +86,11 @@ export function uri(socket: string): string {
 /** qemu-io with one connection for all commands; gives what it printed. */
 export async function qemuIo(socket: string, ...commands: string[]): Promise<string> {
   const args = ['-f', 'raw', ...commands.flatMap((command) => ['-c', command]), uri(socket)]
-  const { stdout } = await execute('qemu-io', args)
+  return run('qemu-io', ...args)
+}
+
+/** Never the synchronous way: the server that a program talks to runs in this process. */
+export async function run(program: string, ...args: string[]): Promise<string> {
+  const { stdout } = await execute(program, args, { timeout: 60_000 })
   return stdout
 }
