@@ -16,6 +16,7 @@ import { ImageKeeper, mostImageBytes } from './images.ts'
 import type { Ledger } from './ledger.ts'
 import type { Probe } from './probe.ts'
 import { Reporter } from './reporter.ts'
+import { type SandboxParts, sandboxStreamServices } from './sandboxes/services.ts'
 import { streamServices } from './services/services.ts'
 import { converse, type SessionEnd } from './session.ts'
 import type { Workspace } from './workspace.ts'
@@ -31,13 +32,12 @@ export interface AgentOptions {
   node: { id: NodeId; name: string; labels?: Readonly<Record<string, string>> }
   /** What the node is, now. Asked again every half minute. */
   facts: () => Promise<NodeFacts>
+  /** Sandboxes, and what makes their templates, where this machine can have them. */
+  sandboxes?: SandboxParts | undefined
   /** Bytes that images may take on this node; unused ones go first. 20 GiB when not given. */
   imageBudget?: number
   /** Connects to the control plane and offers it these services. */
-  dial: (options: {
-    services: Readonly<Record<ServiceName, StreamService>>
-    signal: AbortSignal
-  }) => Promise<ControlLink>
+  dial: (options: { services: Readonly<Record<string, StreamService>>; signal: AbortSignal }) => Promise<ControlLink>
   /** Ends the agent as `close` does. */
   signal?: AbortSignal
 }
@@ -90,6 +90,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     log.info({ allocations: allocations.count }, 'took over the allocations of an earlier agent')
 
   const services = streamServices(parts, allocations)
+  const offered = options.sandboxes ? { ...services, ...sandboxStreamServices(options.sandboxes) } : services
   const instance = encodeId(options.random.bytes(10))
   let connected = false
   let linked: ControlLink | undefined
@@ -111,7 +112,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   }
 
   const session = async (): Promise<SessionEnd> => {
-    const link = await options.dial({ services, signal })
+    const link = await options.dial({ services: offered, signal })
     linked = link
     try {
       facts = await options.facts().catch(() => facts)
@@ -125,6 +126,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
         log,
         allocations,
         reporter,
+        sandboxes: options.sandboxes?.sandboxes,
         relabel: (labels) => {
           node.labels = labels
         },

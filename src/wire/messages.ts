@@ -3,6 +3,7 @@ import { AllocationStatus } from '../model/allocation.ts'
 import { AllocationId, Name, NodeId } from '../model/ids.ts'
 import { JobSpec } from '../model/job.ts'
 import { NodeFacts } from '../model/node.ts'
+import { SandboxesMessage } from './sandbox.ts'
 
 /**
  * The conversation between control plane and agent: one long-lived stream of these, one JSON text per line, both ways.
@@ -94,6 +95,7 @@ export const AgentMessage = z.discriminatedUnion('type', [
     statuses: z.array(AllocationStatus).max(10_000),
     events: z.array(AgentEvent).max(10_000),
   }),
+  SandboxesMessage,
   z.strictObject({ type: z.literal('beat') }),
 ])
 export type AgentMessage = z.infer<typeof AgentMessage>

@@ -177,6 +177,8 @@ export class Sessions {
       case 'resync':
         session.resync()
         return
+      case 'sandboxes':
+        return
       case 'hello':
         throw new Fault('invalid', 'the agent said hello twice')
       default:
