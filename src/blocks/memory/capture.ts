@@ -8,7 +8,7 @@ export interface CaptureRequest {
   pid: number
   path: string
   /** By which the file is known in the process when `path` is no more. */
-  name: string
+  name: string | undefined
   /** Bytes of the memory. */
   size: number
   /** Whether the process has it for itself, so that only its own pages count; otherwise the file is the memory. */
@@ -46,7 +46,13 @@ export function capture(request: CaptureRequest): number {
 }
 
 /** Chunks that the process has touched, in their order in memory. */
-export function touchedChunks(pid: number, path: string, name: string, size: number, chunkBytes: number): number[] {
+export function touchedChunks(
+  pid: number,
+  path: string,
+  name: string | undefined,
+  size: number,
+  chunkBytes: number,
+): number[] {
   const runs = cutTo(findPages(pid, findMappings(pid, path, name), 'present'), size)
   const chunks = new Set<number>()
   for (const { first, count } of runs) {

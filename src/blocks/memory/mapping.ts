@@ -19,16 +19,16 @@ export interface Run {
 
 /**
  * Where the process has mapped the memory image: by the file that `path` leads to, or, when the block server that made it
- * is no more, by the name that it gave it.
+ * is no more, by the name that it gave it; without one, any name that such servers give.
  */
-export function findMappings(pid: number, path: string, name: string): Mapping[] {
+export function findMappings(pid: number, path: string, name: string | undefined): Mapping[] {
   const wanted = identify(path)
   const found: Mapping[] = []
   for (const line of mapsOf(pid).split('\n')) {
     const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+)\s*(.*)$/.exec(line)
     if (match === null) continue
     const [, start = '', end = '', offset = '', device, inode, file] = match
-    const isWanted = wanted ? wanted.inode === inode && wanted.device === device : file === `/memfd:${name} (deleted)`
+    const isWanted = wanted ? wanted.inode === inode && wanted.device === device : isMemoryOf(file ?? '', name)
     if (isWanted) found.push({ start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16) })
   }
   if (found.length === 0)
@@ -89,6 +89,10 @@ function mapsOf(pid: number): string {
   } catch (cause) {
     throw new Fault('not_found', `process ${pid} cannot be looked into; is it still there?`, { cause })
   }
+}
+
+function isMemoryOf(file: string, name: string | undefined): boolean {
+  return name === undefined ? file.startsWith('/memfd:tutti-') : file === `/memfd:${name} (deleted)`
 }
 
 function identify(path: string): { device: string; inode: string } | undefined {
