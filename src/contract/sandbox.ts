@@ -14,7 +14,7 @@ export const PublicSandbox = z
     reason: z.string().optional().meta({ description: 'Why it is where it is, when that is worth saying.' }),
     node: NodeId,
     template: z.string().nullable(),
-    build: BuildId.meta({ description: 'What it was made from.' }),
+    build: BuildId.meta({ description: 'What it was made from, or was last paused to.' }),
     parent: SandboxId.nullable().meta({ description: 'The sandbox that it is a fork of.' }),
     name: z.string().optional(),
     metadata: z.record(z.string(), z.string()),

@@ -74,7 +74,7 @@ export interface Sandbox {
   node: NodeId
   /** Of the node's session when it was last asked for something: what an older session says of it counts for less. */
   epoch: number
-  /** What it was made from. */
+  /** What its life goes back to: what it was made from, or its last pause. */
   build: BuildId
   template: string | null
   /** Of which it is a fork. */

@@ -50,7 +50,7 @@ function toPaused(tx: Tx, row: Sandbox, { build }: SandboxReport): void {
 /** It is paused: what it goes on from is safe, and its room is free. */
 export function putPaused(tx: Tx, row: Sandbox, build: BuildId, addedBytes: number | null = null): Sandbox {
   finishBuild(tx, build, row.node, { addedBytes })
-  const next = enter(tx, row, 'paused', { pausedBuild: build })
+  const next = enter(tx, row, 'paused', { build, pausedBuild: build })
   tell(tx, next, 'paused', `sandbox ${row.id} is paused`)
   return next
 }
