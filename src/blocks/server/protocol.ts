@@ -157,6 +157,8 @@ export const answers = {
 
 export type RequestName = keyof typeof requests
 export type RequestOf<N extends RequestName> = z.input<(typeof requests)[N]>
+/** As the server has parsed it. */
+export type ParsedRequest<N extends RequestName> = z.infer<(typeof requests)[N]>
 export type AnswerOf<N extends RequestName> = z.infer<(typeof answers)[N]>
 
 /** The agent's end; rejects with the server's Fault, or `unavailable` when the server is gone. */
