@@ -3,11 +3,14 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { gunzipSync, zstdCompressSync } from 'node:zlib'
+import { gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib'
+import fc from 'fast-check'
 import { bootFiles } from './boot-files.ts'
 import { characterDevice, cpio, directory as directoryEntry, file } from './cpio.ts'
 import { findKernel } from './kernel.ts'
+import { lz4Legacy } from './lz4.ts'
 import { collectModules } from './modules.ts'
+import { vmlinux } from './vmlinux.ts'
 
 let directory: string
 before(async () => {
@@ -78,6 +81,54 @@ test('without a kernel it is said what to do', async () => {
     /no Linux kernel for amd64 guests was found; install linux-image-cloud-amd64, run tools\/kernel/,
   )
 })
+
+test('a packed kernel gives the kernel in it, however it was packed', async () => {
+  const kernel = Buffer.concat([Buffer.from('\x7fELF', 'latin1'), Buffer.alloc(100, 'ab'), Buffer.alloc(50)])
+  const size = Buffer.alloc(4)
+  size.writeUInt32LE(kernel.length)
+  const payloads = {
+    gzip: gzipSync(kernel),
+    zstd: Buffer.concat([zstdCompressSync(kernel), size]),
+    lz4: Buffer.concat([packedByLz4(kernel), size]),
+  }
+  for (const [how, payload] of Object.entries(payloads)) {
+    const image = Buffer.alloc(1024 + 4 + payload.length)
+    image[0x1f1] = 1
+    image.write('HdrS', 0x202)
+    image.writeUInt32LE(4, 0x248)
+    image.writeUInt32LE(payload.length, 0x24c)
+    payload.copy(image, 1024 + 4)
+    assert.deepEqual(await vmlinux(image), kernel, how)
+  }
+  assert.equal(await vmlinux(Buffer.alloc(2000)), undefined)
+  assert.equal(await vmlinux(kernel), kernel)
+})
+
+test('damaged lz4 data gives an error and no more', () => {
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+      const length = Buffer.alloc(4)
+      length.writeUInt32LE(bytes.length)
+      try {
+        lz4Legacy(Buffer.concat([Buffer.alloc(4), length, bytes]))
+      } catch (error) {
+        assert.ok(error instanceof RangeError)
+      }
+    }),
+  )
+})
+
+/** Literals to the first run of `ab`, then the run as one match, then zeros as another, then the end. */
+function packedByLz4(kernel: Buffer): Buffer {
+  const block = Buffer.from([
+    ...[0x6f, ...kernel.subarray(0, 6), 2, 0, 98 - 4 - 15],
+    ...[0x1f, 0, 1, 0, 48 - 4 - 15],
+    ...[0x10, 0],
+  ])
+  const header = Buffer.from('02214c1800000000', 'hex')
+  header.writeUInt32LE(block.length, 4)
+  return Buffer.concat([header, block])
+}
 
 interface Entry {
   name: string
