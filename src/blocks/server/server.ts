@@ -13,6 +13,7 @@ import { Captures } from './captures.ts'
 import { writeDifference } from './difference.ts'
 import { startDiskThreads } from './disk-threads.ts'
 import { Disks } from './disks.ts'
+import { importDisk } from './import-disk.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
 import { type Handlers, serveRequests } from './serve.ts'
@@ -88,9 +89,15 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       await memories.release(build, holder)
       return {}
     },
-    newMemory: async ({ name, size }) => ({ path: memories.newMemory(name, size) }),
+    newMemory: async ({ name, size }) => ({ path: memories.newMemory(name, size), size }),
     async closeMemory({ name }) {
       await memories.closeMemory(name)
+      return {}
+    },
+    async releaseHolder({ holder }) {
+      for (const { build, holders } of await memories.list())
+        if ([...holders].includes(holder)) await memories.release(build, holder)
+      if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
       return {}
     },
     async captureMemory({ capture, pid, path, build, size }) {
@@ -132,6 +139,17 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       const bytes = Buffer.concat(await Promise.all(Array.from({ length: count }, (_, number) => reader.read(number))))
       await writeFile(path, bytes, { mode: 0o600 })
       return { bytes: bytes.length }
+    },
+    manifest: async ({ build }) => ({ manifest: await content.manifest(build) }),
+    importDisk: async (request) => ({ manifest: await importDisk(content, request) }),
+    reference: async ({ name }) => ({ build: (await content.reference(name)) ?? null }),
+    async setReference({ name, build }) {
+      await content.setReference(name, build)
+      return {}
+    },
+    async deleteReference({ name }) {
+      await content.deleteReference(name)
+      return {}
     },
     async list() {
       const held = await memories.list()
