@@ -55,7 +55,7 @@ await once(udp, 'listening')
 
 const rules = rulesInside({ tcp: (tcp.address() as { port: number }).port, dns: udp.address().port })
 execFileSync('nft', ['-f', '-'], { input: rules })
-writeFileSync(join(directory, places.ready), '')
+writeFileSync(join(directory, places.ready), 'ready\n')
 
 function pass(socket: Socket, line: string): void {
   const upstream = connect({ path: relay, allowHalfOpen: true })

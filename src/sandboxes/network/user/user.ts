@@ -47,6 +47,8 @@ export async function openUserNetwork({
   const links = new Map<string, SandboxLink>()
   const placeAt = (source: string) => places.get(slotAt(source))
   const socketOf = (id: string) => join(directory, `${id}.sock`)
+  /** passt writes its process id when it listens; the socket alone is there too early. */
+  const readyOf = (id: string) => join(directory, `${id}.pid`)
   if (socketOf('x'.repeat(16)).length > 107)
     throw new Fault('invalid', `the directory ${directory} is too long a name for the sockets of sandboxes in it`)
 
@@ -68,7 +70,7 @@ export async function openUserNetwork({
       try {
         note = { ...note, carrier: await startProgram(passtFor(note), join(directory, `${id}.log`)) }
         await notes.write(note)
-        await appears(socketOf(id), note.carrier, join(directory, `${id}.log`), signal)
+        await appears(readyOf(id), note.carrier, join(directory, `${id}.log`), signal)
       } catch (error) {
         await remove(note)
         throw error
@@ -116,7 +118,18 @@ export async function openUserNetwork({
     const { gateway, address, prefix, gatewayMac } = guest
     const passt = [
       ...['passt', '--foreground', '--quiet', '--ipv4-only', '--no-map-gw', '--no-dhcp', '--no-ndp', '--no-ra'],
-      ...['--socket', socketOf(id), '--address', address, '--netmask', String(prefix), '--gateway', gateway],
+      ...[
+        '--socket',
+        socketOf(id),
+        '--pid',
+        readyOf(id),
+        '--address',
+        address,
+        '--netmask',
+        String(prefix),
+        '--gateway',
+        gateway,
+      ],
       ...['--mac-addr', gatewayMac, '--outbound', source, '--dns', gateway],
     ]
     return [...enterIsland, 'sh', '-c', `ip address replace ${source}/32 dev lo && exec "$@"`, 'sh', ...passt]
@@ -129,7 +142,7 @@ export async function openUserNetwork({
     signal: AbortSignal,
   ): Promise<void> {
     using limit = deadline(clock, readyMs, signal)
-    while ((await stat(path).catch(() => undefined)) === undefined) {
+    while (((await stat(path).catch(() => undefined))?.size ?? 0) === 0) {
       if (!(await isRunning(program))) {
         const said = (await readFile(complaints, 'utf8').catch(() => '')).trim().split('\n').slice(-3).join('; ')
         throw new Fault('unavailable', `the network for a sandbox did not start: ${said || 'its program ended'}`)
@@ -174,7 +187,7 @@ export async function openUserNetwork({
 
   async function remove({ id, carrier }: Note): Promise<void> {
     await endProgram(carrier, clock)
-    for (const file of [socketOf(id), join(directory, `${id}.log`)]) await rm(file, { force: true })
+    for (const file of [socketOf(id), readyOf(id), join(directory, `${id}.log`)]) await rm(file, { force: true })
     await notes.remove(id)
   }
 
