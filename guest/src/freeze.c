@@ -81,7 +81,10 @@ static bool descends_from_us(pid_t pid, char *state) {
   return false;
 }
 
-/* How many were sent the signal that did not already stand as it makes them. */
+/*
+ * How many may still be running. One that waits in the kernel (D), such as for a child that it shares memory with, cannot
+ * be seen to stop, but takes the signal before it does anything of its own again.
+ */
 static int signal_all(int number) {
   int sent = 0;
   DIR *proc = opendir("/proc");
@@ -89,9 +92,9 @@ static int signal_all(int number) {
     pid_t pid = (pid_t)atoi(d->d_name);
     char state = 0;
     if (pid <= 1 || pid == watchdog || !descends_from_us(pid, &state) || state == 'Z') continue;
-    if ((state == 'T') == (number == SIGSTOP)) continue;
+    if (state == 'T' && number == SIGSTOP) continue;
     kill(pid, number);
-    sent++;
+    sent += state != 'D';
   }
   if (proc) closedir(proc);
   return sent;
