@@ -145,8 +145,9 @@ struct freezing { uint32_t stream; };
 /* In a worker: bringing a disk up to date takes as long as it takes. */
 static int rest(void *argument, char *text, size_t size) {
   (void)argument;
+  if (!options.system) return 0;
   sync();
-  if (!options.system || on_root(FIFREEZE) == 0 || errno == EBUSY || errno == EOPNOTSUPP || errno == ENOTTY) return 0;
+  if (on_root(FIFREEZE) == 0 || errno == EBUSY || errno == EOPNOTSUPP || errno == ENOTTY) return 0;
   snprintf(text, size, "cannot bring the guest's file system to rest: %s", strerror(errno));
   return E_UNAVAILABLE;
 }
