@@ -19,7 +19,7 @@
 #define FROZEN_WITHIN_MS 2000
 
 static int group = -1;
-static bool by_signal, disk_frozen;
+static bool by_signal, stopped, disk_frozen;
 static pid_t watchdog;
 
 void workload_prepare(void) {
@@ -36,6 +36,7 @@ void workload_prepare(void) {
 
 int workload_cgroup(void) { return group; }
 bool disk_is_frozen(void) { return disk_frozen; }
+bool workload_is_frozen(void) { return stopped; }
 
 /* ---- by control group ---- */
 
@@ -108,6 +109,7 @@ static void pause_ms(long ms) {
 /* Waits, as what comes next must not begin before; bounded. */
 static bool stop_processes(void) {
   int64_t until = now_ms() + FROZEN_WITHIN_MS;
+  stopped = true;
   by_signal = group < 0 || !write_group("cgroup.freeze", "1");
   do {
     if (by_signal ? signal_all(SIGSTOP) == 0 : group_is_frozen()) return true;
@@ -119,7 +121,7 @@ static bool stop_processes(void) {
 static void let_processes_go(void) {
   if (group >= 0) write_group("cgroup.freeze", "0");
   if (by_signal) signal_all(SIGCONT);
-  by_signal = false;
+  by_signal = stopped = false;
 }
 
 /* ---- file systems ---- */

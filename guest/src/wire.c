@@ -66,17 +66,20 @@ void wire_turn(void) {
 }
 
 static void take_in(void) {
-  ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
-  if (got < 0 && errno == EINTR) return;
-  if (got <= 0) {
-    /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
-    readable = false;
-    if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) wire_lost = true;
-    return;
-  }
   /* A marker that waits for its nonce lies at the front. */
   size_t scan_from = begun || in_length < 15 ? 0 : in_length - 15;
-  in_length += (size_t)got;
+  /* A port gives at most a page at a time. */
+  while (in_length < sizeof in - 4096) {
+    ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
+      readable = false;
+      if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) wire_lost = true;
+      break;
+    }
+    in_length += (size_t)got;
+  }
   while (begin(scan_from)) scan_from = 0;
   parse();
 }

@@ -137,6 +137,17 @@ describe('in a virtual machine', { skip }, () => {
     })
   })
 
+  test('a full disk keeps no guest from becoming who it is', async () => {
+    await run('dd if=/dev/zero of=/root/full bs=1M; dd if=/dev/zero of=/root/fuller bs=1k; sync')
+    for (const name of ['full-1', 'full-2']) {
+      const machineId = name.at(-1)?.repeat(32) ?? ''
+      const rest = { generation: name, entropy: randomBytes(32), now: Date.now(), env: {}, network: null, fresh: false }
+      await channel.identify({ ...rest, hostname: name, machineId }, { signal })
+      assert.equal(await run('hostname; cat /etc/hostname /etc/machine-id'), `${name}\n${name}\n${machineId}`)
+    }
+    await run('rm /root/full /root/fuller')
+  })
+
   test('a disk that stands still takes no writes until it is let go', async () => {
     await channel.freeze({ sync: true, signal })
     await assert.rejects(channel.files.write('/root/x', { signal }), { code: 'conflict' })
