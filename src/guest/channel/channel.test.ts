@@ -327,7 +327,7 @@ test('freezing stops what runs, and thawing lets it go on', { skip }, async (t) 
   while (seen < 5) await sleep(10)
   await channel.freeze({ sync: true, signal })
   await assert.rejects(channel.files.makeDirectory('/tmp/x', { signal }), fault('conflict', /stand still/))
-  await channel.metrics({ signal })
+  await assert.rejects(run(channel, { command: ['true'] }), fault('conflict', /nothing can be run while/))
   const before = seen
   await sleep(300)
   assert.equal(seen, before)
