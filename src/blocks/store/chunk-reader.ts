@@ -26,6 +26,8 @@ export interface ReadOptions {
 export interface ChunkReader {
   chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
   open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
+  /** Reads the indexes of packs that are not here from the object store, if there is one. */
+  openPacks(names: readonly string[]): Promise<void>
 }
 
 export function makeChunkReader({
@@ -127,6 +129,7 @@ export function makeChunkReader({
 
   return {
     chunk,
+    openPacks,
     async open(image, { packs: names, build }) {
       await openPacks(names)
       return openImage(image, {
