@@ -109,7 +109,13 @@ export function makeChunkReader({
     const together = others.length > 0 ? around(pack, entry, others) : [entry]
     // What came may be corrupt on the way or where it lies: it is asked for once more, and then not again.
     for (const again of [false, true]) {
-      await upstream.fetch(pack, again ? [entry] : together, { again, until: 'first' })
+      try {
+        await upstream.fetch(pack, again ? [entry] : together, { again, until: 'first' })
+      } catch (error) {
+        // No room to keep it, or the pack was evicted to make some: then it is read without being kept.
+        if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'not_found')) throw error
+        return upstream.readPast(pack, entry)
+      }
       const bytes = await packs.read(pack, entry)
       if (bytes) return bytes
       corrupt.push(pack.index.name)

@@ -60,11 +60,18 @@ export function makeUpstream({
     return bytes
   }
 
+  const withRoom = (write: () => Promise<void>): Promise<void> =>
+    write().catch(async (error: Fault) => {
+      if (error.code !== 'exhausted') throw error
+      await onFull()
+      await write()
+    })
+
   const openNew = async (name: string): Promise<LocalPack> => {
     const size = await objects.size(packKey(name))
     if (size === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
     const index = await readPackIndex(name, size, (offset, length) => get(name, offset, length))
-    await makeFileWithHoles(`${directory}/${name}`, index)
+    await withRoom(() => makeFileWithHoles(`${directory}/${name}`, index))
     return packs.add(index, directory, 'fetched')
   }
 
@@ -72,11 +79,7 @@ export function makeUpstream({
     const first = placeAt(pack.index.entries, entries[0] as number)
     const last = placeAt(pack.index.entries, entries.at(-1) as number)
     const bytes = await get(pack.index.name, first.offset, last.offset + last.storedBytes - first.offset)
-    await packs.fill(pack, first.offset, bytes).catch(async (error: Fault) => {
-      if (error.code !== 'exhausted') throw error
-      await onFull()
-      await packs.fill(pack, first.offset, bytes)
-    })
+    await withRoom(() => packs.fill(pack, first.offset, bytes))
     const end = first.offset + bytes.length
     for (let entry = entries[0] as number; entry <= (entries.at(-1) as number); entry++) {
       const place = placeAt(pack.index.entries, entry)
