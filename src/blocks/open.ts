@@ -75,7 +75,7 @@ export async function openContentStore({
   await using opened = new AsyncDisposableStack()
   opened.use(lockDirectory(directory))
   await removeUnfinished(directory, 'pack-', Number.POSITIVE_INFINITY)
-  const workers = opened.use(startWorkers(threads))
+  const workers = opened.use(startWorkers(threads, { clock }))
   const packs = opened.use(makeLocalPacks({ workers, files, clock, log }))
   await packs.scan(join(directory, 'packs'), 'whole')
   await packs.scan(join(directory, 'cache/packs'), 'fetched')
