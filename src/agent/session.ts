@@ -3,11 +3,11 @@ import type { Log } from '../kit/log.ts'
 import { Queue } from '../kit/queue.ts'
 import { Fault } from '../model/fault.ts'
 import type { NodeFacts } from '../model/node.ts'
-import type { Sandboxes } from '../sandboxes/sandboxes.ts'
 import type { ControlLink } from '../wire/link.ts'
 import type { AgentMessage, ControlMessage } from '../wire/messages.ts'
 import type { Allocations } from './allocations.ts'
 import type { Reporter } from './reporter.ts'
+import type { SandboxOffer } from './sandboxes/offer.ts'
 import { reportSandboxes } from './sandboxes/report.ts'
 
 export interface SessionOptions {
@@ -18,7 +18,7 @@ export interface SessionOptions {
   allocations: Allocations
   reporter: Reporter
   /** Undefined where the node has none. */
-  sandboxes: Sandboxes | undefined
+  sandboxes: SandboxOffer | undefined
   /** The control plane's word on the node's labels. */
   relabel: (labels: Readonly<Record<string, string>>) => void
   /** Yields the facts each time they have changed. */

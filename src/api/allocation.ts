@@ -8,13 +8,13 @@ import { restartAllocation } from '../control/actions/restart-job.ts'
 import { stopAllocation } from '../control/actions/stop-allocation.ts'
 import type { Control } from '../control/control.ts'
 import { findAllocation, findNode } from '../control/find.ts'
-import { type AuditEntry, addAudit } from '../control/marks.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
 import { OctetAnswer, type ParsedRequest, type SocketHandler } from '../http/route.ts'
 import { type Allocation, isLive } from '../model/allocation.ts'
 import { Fault } from '../model/fault.ts'
 import { versionKey } from '../model/records.ts'
 import type { View } from '../store/store.ts'
+import { recordAccess } from './access.ts'
 import { firstMessage, relayExec } from './exec.ts'
 import type { Handlers } from './handlers.ts'
 import { interleave } from './logs.ts'
@@ -113,13 +113,6 @@ export function execSocket({ control, sessions }: Options): SocketHandler {
     socket.resume()
     await relayExec(socket, stream)
   }
-}
-
-/** Who went into which task; not what was said there. Nobody waits for the record, so that a way in stays quick. */
-function recordAccess({ store, log }: Control, entry: AuditEntry): void {
-  store
-    .write((tx) => addAudit(tx, entry))
-    .catch((error: unknown) => log.error({ err: error }, 'an access could not be recorded'))
 }
 
 const StatsAnswer = z.object({ tasks: z.record(z.string().max(63), TaskStats) })

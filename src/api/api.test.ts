@@ -7,6 +7,7 @@ import { WebSocket } from 'ws'
 import { type EndpointName, endpoints } from '../contract/endpoints.ts'
 import { createAccessToken } from '../control/actions/tokens.ts'
 import { createAuthority } from '../control/authority/authority.ts'
+import { openSandboxes } from '../control/sandboxes/sandboxes.ts'
 import { Sessions } from '../control/sessions/sessions.ts'
 import { openTestControl, testJob } from '../control/testing.ts'
 import { accessRoles } from '../model/records.ts'
@@ -19,7 +20,10 @@ async function openApi() {
   const authority = await createAuthority({ name: 'test', clock: control.clock, random: control.random })
   const server = createServer()
   const sessions = new Sessions(control)
-  const api = await createApi({ server, control, authority, sessions, version: '0.0.0' })
+  const stopping = new AbortController()
+  undo.defer(async () => stopping.abort())
+  const sandboxes = openSandboxes({ control, nodes: sessions, signal: stopping.signal })
+  const api = await createApi({ server, control, authority, sessions, sandboxes, version: '0.0.0' })
   undo.defer(() => api.close())
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

@@ -1,24 +1,28 @@
 import type { IncomingMessage, Server } from 'node:http'
 import { TLSSocket } from 'node:tls'
-import type { EndpointName } from '../contract/endpoints.ts'
-import { endpoints } from '../contract/endpoints.ts'
+import { endpoints, type SocketName } from '../contract/endpoints.ts'
 import { openApiDocument } from '../contract/openapi.ts'
 import { authenticate } from '../control/actions/tokens.ts'
 import type { Authority } from '../control/authority/authority.ts'
 import type { Control } from '../control/control.ts'
+import type { SandboxControl } from '../control/sandboxes/sandboxes.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
 import { type App, createApp } from '../http/app.ts'
-import type { Caller, Route } from '../http/route.ts'
+import type { Caller, Route, SocketHandler } from '../http/route.ts'
 import { Fault } from '../model/fault.ts'
 import { readPeer } from '../wire/http2/peer.ts'
 import { allocationHandlers, execSocket } from './allocation.ts'
 import { auditHandlers } from './audit.ts'
+import { buildHandlers } from './build.ts'
 import { enrollHandlers } from './enroll.ts'
 import { eventHandlers } from './event.ts'
 import type { Handlers } from './handlers.ts'
 import { jobHandlers } from './job.ts'
 import { nodeHandlers } from './node.ts'
+import { sandboxHandlers } from './sandbox.ts'
+import { sandboxExecSocket, sandboxForwardSocket, sandboxGuestHandlers } from './sandbox-guest.ts'
 import { systemHandlers } from './system.ts'
+import { templateHandlers } from './template.ts'
 import { tokenHandlers } from './token.ts'
 import { watchHandlers } from './watch.ts'
 
@@ -28,6 +32,7 @@ export interface ApiOptions {
   control: Control
   authority: Authority
   sessions: Sessions
+  sandboxes: SandboxControl
   /** Of Tutti. */
   version: string
 }
@@ -39,6 +44,10 @@ export async function createApi(options: ApiOptions): Promise<App> {
     ...jobHandlers(options),
     ...allocationHandlers(options),
     ...nodeHandlers(options),
+    ...sandboxHandlers(options),
+    ...sandboxGuestHandlers(options),
+    ...templateHandlers(options),
+    ...buildHandlers(options),
     ...eventHandlers(options),
     ...auditHandlers(options),
     ...watchHandlers(options),
@@ -46,18 +55,21 @@ export async function createApi(options: ApiOptions): Promise<App> {
     ...enrollHandlers(options),
     ...systemHandlers({ ...options, document: openApiDocument({ version: options.version }) }),
   }
+  const sockets: Record<SocketName, SocketHandler> = {
+    execAllocation: execSocket(options),
+    execSandbox: sandboxExecSocket(options),
+    forwardSandbox: sandboxForwardSocket(options),
+  }
   const names = Object.keys(handlers) as (keyof Handlers)[]
   return createApp({
     server: options.server,
     clock: control.clock,
     log: control.log,
     routes: names.map((name) => ({ route: endpoints[name] satisfies Route, handle: handlers[name] as never })),
-    sockets: [{ route: endpoints.execAllocation, handle: execSocket(options) }],
+    sockets: Object.entries(sockets).map(([name, handle]) => ({ route: endpoints[name as SocketName], handle })),
     authenticate: (request, route) => whoAsks(control, request, route),
   })
 }
-
-export type HandledName = Exclude<EndpointName, 'execAllocation'>
 
 /** A service account by its bearer token; for agents' own endpoints, the node that the client certificate proves. */
 function whoAsks(control: Control, request: IncomingMessage, route: Route): Caller {

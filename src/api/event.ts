@@ -14,6 +14,7 @@ export function eventHandlers({ control }: { control: Control }): Pick<Handlers,
       const concerns = (event: Event) =>
         (node === undefined || event.node === node) &&
         (allocation === undefined || event.allocation === allocation) &&
+        (query.sandbox === undefined || event.sandbox === query.sandbox) &&
         (query.after === undefined || event.id > query.after)
       const source = query.job === undefined ? view.all('events') : view.by('eventsByJob', query.job)
       const events = [...source].filter(concerns).sort((a, b) => (a.id < b.id ? -1 : 1))

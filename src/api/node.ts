@@ -3,9 +3,8 @@ import { page } from '../contract/page.ts'
 import { cancelDrain, drainNode, forgetNode, labelNode, setEligible } from '../control/actions/steer-node.ts'
 import type { Control } from '../control/control.ts'
 import { findNode } from '../control/find.ts'
+import { usedOf } from '../control/usage.ts'
 import type { Node } from '../model/node.ts'
-import { versionKey } from '../model/records.ts'
-import { usageOf } from '../placement/fit.ts'
 import type { Handlers } from './handlers.ts'
 
 type NodeHandlers = Pick<
@@ -41,9 +40,11 @@ export function nodeHandlers({ control }: { control: Control }): NodeHandlers {
 
 function reserved({ store }: Control, node: Node) {
   const live = [...store.view.by('liveAllocationsByNode', node.id)]
-  const used = usageOf(live, (job, version) => store.view.get('jobVersions', versionKey(job, version))?.spec)
+  const sandboxes = [...store.view.by('sandboxesHoldingRoom', node.id)]
+  const used = usedOf(store.view, node.id)
   return {
     allocations: live.length,
+    sandboxes: sandboxes.length,
     cpuMHz: used.cpuMHz + used.cores * (node.facts?.coreMHz ?? 0),
     memory: used.memory,
     disk: used.disk,

@@ -39,9 +39,9 @@ export async function beginFrom(scope: BuildScope): Promise<Base> {
   }
 }
 
-async function beginFromTemplate({ from, parts }: BuildScope, name: string): Promise<Base> {
+async function beginFromTemplate({ from, parts, signal }: BuildScope, name: string): Promise<Base> {
   if (from === undefined) throw new Fault('not_found', `there is no template "${name}" to begin from`)
-  const layer = await parts.content.manifest(from)
+  const { manifest: layer } = await parts.blocks.ask('manifest', { build: from }, { signal })
   return { key: buildKey(from), layer, defaults: layer.defaults, entrypoint: [], command: [] }
 }
 
@@ -52,10 +52,10 @@ async function obtainImage({ parts, noCache, credentials, report, signal }: Buil
 }
 
 async function makeLayer(scope: BuildScope, image: Image, name: string, key: string): Promise<Manifest> {
-  const { content, clock, random } = scope.parts
+  const { blocks, clock, random } = scope.parts
   const { machine, directory, recipe, report, signal } = scope
   return makeBaseLayer({
-    ...{ content, clock, random, image, name, machine, directory, signal },
+    ...{ blocks, clock, random, image, name, machine, directory, signal },
     diskMiB: recipe.diskMiB,
     reference: layerReference(key),
     progress: (message) => report('image', message),

@@ -1,4 +1,3 @@
-import type { ContentStore } from '../blocks/content.ts'
 import type { BlockServer } from '../blocks/server/protocol.ts'
 import type { GuestChannel } from '../guest/channel.ts'
 import type { ImageStore } from '../images/store.ts'
@@ -10,7 +9,6 @@ import type { Vmm } from '../vmm/vmm.ts'
 
 /** What a build stands on; chosen by whoever starts it. */
 export interface BuildParts {
-  content: ContentStore
   blocks: BlockServer
   vmm: Vmm
   images: Pick<ImageStore, 'obtain' | 'load'>

@@ -75,7 +75,7 @@ async function start(
  */
 async function store(options: SaveOptions, { vm, channel, disk, directory, memory }: BuildMachine): Promise<Manifest> {
   const { parts, build, template, machine, defaults, layer, report, signal } = options
-  const { blocks, clock, content, vmm } = parts
+  const { blocks, clock, vmm } = parts
   const capture = `c-${build}`
   const devices = join(directory, 'devices')
   report('save', 'saving the template')
@@ -109,8 +109,8 @@ async function store(options: SaveOptions, { vm, channel, disk, directory, memor
   } catch (error) {
     const late = { signal: AbortSignal.timeout(30_000) }
     await blocks.ask('dropCapture', { capture }, late).catch(() => {})
-    await content.deleteReference(`template/${template}/${build}`).catch(() => {})
+    await blocks.ask('deleteReference', { name: `template/${template}/${build}` }, late).catch(() => {})
     throw error
   }
-  return content.manifest(build)
+  return (await blocks.ask('manifest', { build }, { signal })).manifest
 }

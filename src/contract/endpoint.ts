@@ -17,11 +17,15 @@ export interface Endpoint {
   readonly params?: z.ZodObject
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
+  /** The body is bytes as they are, of any length, instead of one JSON document. */
+  readonly upload?: true
   /** What comes back as JSON; absent for streams and where there is nothing to say (204). */
   readonly answer?: z.ZodType
   /** What the caller must expect beyond `invalid`, `unauthenticated`, `denied`, `unavailable` and `internal`. */
   readonly faults: readonly FaultCode[]
   readonly stream?: StreamKind
+  /** What comes on the stream, for the documentation. */
+  readonly says?: string
 }
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'

@@ -16,11 +16,14 @@ export const PublicEvent = z
     allocation: z.string().optional(),
     task: z.string().optional(),
     node: z.string().optional().meta({ description: 'Its id.' }),
+    sandbox: z.string().optional(),
+    build: z.string().optional(),
   })
   .meta({ id: 'Event' })
 export type PublicEvent = z.infer<typeof PublicEvent>
 
-export function publicEvent({ id, at, level, kind, message, job, allocation, task, node }: Event): PublicEvent {
+export function publicEvent(event: Event): PublicEvent {
+  const { id, at, level, kind, message, job, allocation, task, node, sandbox, build } = event
   return {
     id,
     at,
@@ -31,6 +34,8 @@ export function publicEvent({ id, at, level, kind, message, job, allocation, tas
     ...(allocation === undefined ? {} : { allocation }),
     ...(task === undefined ? {} : { task }),
     ...(node === undefined ? {} : { node }),
+    ...(sandbox === undefined ? {} : { sandbox }),
+    ...(build === undefined ? {} : { build }),
   }
 }
 
@@ -43,6 +48,7 @@ export const eventEndpoints = {
       job: Name.optional(),
       node: Reference.optional(),
       allocation: Reference.optional(),
+      sandbox: z.string().max(16).optional().meta({ description: 'Its id.' }),
       after: z.string().max(100).optional().meta({ description: 'Id of the last event that was seen.' }),
       limit: count(1, 10_000).default(200),
     }),

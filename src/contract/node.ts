@@ -32,11 +32,12 @@ export function publicNode(node: Node): PublicNode {
 export const NodeUsage = z
   .object({
     allocations: z.int().nonnegative(),
+    sandboxes: z.int().nonnegative().default(0),
     cpuMHz: z.number().nonnegative(),
     memory: z.number().nonnegative(),
     disk: z.number().nonnegative(),
   })
-  .meta({ id: 'NodeUsage', description: 'Reserved by live allocations.' })
+  .meta({ id: 'NodeUsage', description: 'Reserved by live allocations and sandboxes.' })
 export type NodeUsage = z.infer<typeof NodeUsage>
 
 const params = z.strictObject({ node: Reference })

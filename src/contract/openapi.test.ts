@@ -55,7 +55,15 @@ test('every reference leads somewhere, and every component is used', () => {
     assert.ok(name !== undefined && name in document.components.schemas, reference)
   }
   assert.ok(!text.includes('$defs'), 'nothing leads into a schema of its own')
-  const spoken = ['SnapshotRow', 'SnapshotEnd', 'WatchChange', 'ExecRequest']
+  const spoken = [
+    'SnapshotRow',
+    'SnapshotEnd',
+    'WatchChange',
+    'ExecRequest',
+    'SandboxExecRequest',
+    'BuildLine',
+    'FileEvent',
+  ]
   for (const name of Object.keys(document.components.schemas)) {
     assert.ok(spoken.includes(name) || references.some((reference) => reference.endsWith(`/${name}`)), name)
   }

@@ -1,10 +1,13 @@
 import { z } from 'zod'
 import { faultCodes } from '../model/fault.ts'
 import { ExecRequest } from './allocation.ts'
+import { PublicBuildLine } from './build.ts'
 import type { Endpoint } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import { CanonicalSpec } from './job.ts'
 import { Problem } from './problem.ts'
+import { SandboxExecRequest } from './sandbox.ts'
+import { watchedFile } from './sandbox-guest.ts'
 import { SnapshotEnd, SnapshotRow, WatchChange } from './watch.ts'
 
 type Json = Record<string, unknown>
@@ -24,6 +27,8 @@ export function openApiDocument({ version }: { version: string }): Json {
   }
   for (const schema of [SnapshotRow, SnapshotEnd, WatchChange]) convert(schema, 'output', components)
   convert(ExecRequest, 'input', components)
+  convert(SandboxExecRequest, 'input', components)
+  for (const schema of [PublicBuildLine, watchedFile]) convert(schema, 'output', components)
   return {
     openapi: '3.1.0',
     info: {
@@ -47,7 +52,7 @@ export function openApiDocument({ version }: { version: string }): Json {
 }
 
 function operation(name: string, endpoint: Endpoint, components: Json): Json {
-  const { role, summary, params, query, body } = endpoint
+  const { role, summary, params, query, body, upload } = endpoint
   const parameters = [...parametersOf('path', params, components), ...parametersOf('query', query, components)]
   return {
     operationId: name,
@@ -66,6 +71,7 @@ function operation(name: string, endpoint: Endpoint, components: Json): Json {
           },
         }
       : {}),
+    ...(upload ? { requestBody: { required: true, content: { 'application/octet-stream': { schema: {} } } } } : {}),
     responses: { ...success(endpoint, components), default: problem(endpoint, components) },
   }
 }
@@ -86,10 +92,11 @@ function parametersOf(place: 'path' | 'query', schema: z.ZodObject | undefined, 
   })
 }
 
-function success({ answer, stream }: Endpoint, components: Json): Json {
+function success({ answer, stream, says }: Endpoint, components: Json): Json {
   if (stream === 'websocket') return { 101: { description: 'A WebSocket.' } }
   if (stream === 'events') {
     const description =
+      says ??
       'Events named snapshot-row (SnapshotRow), snapshot-end (SnapshotEnd), change (WatchChange), fault (Problem).'
     return { 200: { description, content: { 'text/event-stream': { schema: { type: 'string' } } } } }
   }

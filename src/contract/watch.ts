@@ -2,15 +2,27 @@ import { z } from 'zod'
 import { Name } from '../model/ids.ts'
 import { keyOf, type Tables } from '../model/records.ts'
 import { PublicAllocation, publicAllocation } from './allocation.ts'
+import { PublicBuild, publicBuild } from './build.ts'
 import { endpoint } from './endpoint.ts'
 import { PublicEvent, publicEvent } from './event.ts'
 import { count, Index, list } from './fields.ts'
 import { PublicJob, PublicSlot, publicJob, publicSlot } from './job.ts'
 import { PublicNode, publicNode } from './node.ts'
 import { routes } from './routes.ts'
+import { PublicSandbox, publicSandbox } from './sandbox.ts'
+import { PublicTemplate, publicTemplate } from './template.ts'
 
 /** What may be watched, and what its rows look like from outside. */
-export const watchTables = ['jobs', 'allocations', 'nodes', 'slots', 'events'] as const
+export const watchTables = [
+  'jobs',
+  'allocations',
+  'nodes',
+  'slots',
+  'events',
+  'sandboxes',
+  'templates',
+  'builds',
+] as const
 export type WatchTable = (typeof watchTables)[number]
 
 export const watchRows = {
@@ -19,6 +31,9 @@ export const watchRows = {
   nodes: PublicNode,
   slots: PublicSlot,
   events: PublicEvent,
+  sandboxes: PublicSandbox,
+  templates: PublicTemplate,
+  builds: PublicBuild,
 } as const satisfies Record<WatchTable, z.ZodType>
 
 /** How a stored row is shown; the server maps every watched row through this. */
@@ -28,6 +43,9 @@ export const publicRow: { [T in WatchTable]: (row: Tables[T]) => z.infer<(typeof
   nodes: publicNode,
   slots: publicSlot,
   events: publicEvent,
+  sandboxes: publicSandbox,
+  templates: publicTemplate,
+  builds: publicBuild,
 }
 
 /** Which job a row belongs to, for `job=`; nodes and events without one belong to none. */
@@ -37,6 +55,9 @@ export const jobOf: { [T in WatchTable]: (row: Tables[T]) => string | undefined 
   nodes: () => undefined,
   slots: (row) => row.job,
   events: (row) => row.job,
+  sandboxes: () => undefined,
+  templates: () => undefined,
+  builds: () => undefined,
 }
 
 type RowOf<T extends WatchTable> = T extends WatchTable
@@ -48,7 +69,7 @@ type ChangeOf<T extends WatchTable> = T extends WatchTable
 
 const Row = z
   .record(z.string(), z.unknown())
-  .meta({ description: 'Shaped by its table: a Job, Allocation, Node, Slot or Event.' })
+  .meta({ description: 'Shaped by its table: a Job, Allocation, Node, Slot, Event, Sandbox, Template or Build.' })
 
 /** `snapshot-row`: one row of the state that the watch begins with. */
 export const SnapshotRow = z
@@ -85,7 +106,7 @@ export const watchEndpoints = {
       tables: list(watchTables)
         .default([...watchTables])
         .meta({ description: 'A list such as `jobs,allocations`.' }),
-      job: Name.optional().meta({ description: 'Only rows of this job; nodes are then left out.' }),
+      job: Name.optional().meta({ description: 'Only rows of this job; what belongs to no job is then left out.' }),
       from: count(0, Number.MAX_SAFE_INTEGER).optional().meta({
         description:
           'Only changes after this index, without a snapshot. A fault `exhausted` when they are not kept any more.',

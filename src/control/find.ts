@@ -2,6 +2,7 @@ import type { Allocation } from '../model/allocation.ts'
 import { Fault } from '../model/fault.ts'
 import type { Node } from '../model/node.ts'
 import type { Job } from '../model/records.ts'
+import type { Sandbox } from '../model/sandbox.ts'
 import type { View } from '../store/store.ts'
 
 /** Finders that say what was looked for when it is not there. Ids may be shortened as long as they stay unique. */
@@ -42,13 +43,24 @@ export function findAllocation(view: View, id: string): Allocation {
   return unique(found, id, 'allocation')
 }
 
+/** By id, its beginning, or the name of one that is not over. */
+export function findSandbox(view: View, reference: string): Sandbox {
+  const exact = view.get('sandboxes', reference)
+  if (exact) return exact
+  const named = [...view.by('sandboxesByName', reference)]
+  if (named.length > 0) return unique(named, reference, 'sandbox')
+  const found: Sandbox[] = []
+  if (reference.length >= 4) for (const row of view.all('sandboxes')) if (row.id.startsWith(reference)) found.push(row)
+  return unique(found, reference, 'sandbox')
+}
+
 function unique<T extends { id: string }>(found: T[], asked: string, noun: string): T {
   const [first] = found
   if (first && found.length === 1) return first
   if (!first) throw new Fault('not_found', `there is no ${noun} "${asked}"`)
   throw new Fault(
     'conflict',
-    `"${asked}" could be any of ${found.length} ${noun}s, such as ${found
+    `"${asked}" could be any of ${found.length} ${noun === 'sandbox' ? 'sandboxes' : `${noun}s`}, such as ${found
       .slice(0, 3)
       .map((row) => row.id)
       .join(', ')}; give more of the id`,

@@ -1,4 +1,4 @@
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
 import { type WebSocket, WebSocketServer } from 'ws'
@@ -32,6 +32,14 @@ export interface AppOptions {
   sockets: readonly { route: Route; handle: SocketHandler }[]
   /** Who sent this; throws a Fault `unauthenticated` when nobody known did. Not asked for public routes. */
   authenticate: (request: IncomingMessage, route: Route) => Caller
+  /** Sees every request first, and takes those that are not the API's. */
+  intercept?: Intercept | undefined
+}
+
+export interface Intercept {
+  /** True: it is dealt with. */
+  request(request: IncomingMessage, response: ServerResponse): boolean
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): boolean
 }
 
 export interface App {
@@ -46,7 +54,10 @@ export async function createApp(options: AppOptions): Promise<App> {
     bodyLimit: bodyLimitBytes,
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: 200 },
-    serverFactory: (handler) => server.on('request', handler),
+    serverFactory: (handler) =>
+      server.on('request', (request, response) => {
+        if (!options.intercept?.request(request, response)) handler(request, response)
+      }),
   })
   app.setErrorHandler((error, request, reply) => sendProblem(options.log, error, request, reply))
   app.setNotFoundHandler((request, reply) => {
@@ -57,7 +68,13 @@ export async function createApp(options: AppOptions): Promise<App> {
       reply,
     )
   })
-  for (const { route, handle } of options.routes) addRoute(app, options, route, handle)
+  for (const { route, handle } of options.routes) if (!route.upload) addRoute(app, options, route, handle)
+  void app.register(async (uploads) => {
+    // Whatever they say they are, these bodies are bytes; nobody gathers them.
+    uploads.removeAllContentTypeParsers()
+    uploads.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
+    for (const { route, handle } of options.routes) if (route.upload) addRoute(uploads, options, route, handle)
+  })
   const sockets = addSockets(server, options)
   await app.ready()
   return {
@@ -82,7 +99,7 @@ function addRoute(app: FastifyInstance, options: AppOptions, route: Route, handl
       const parsed: ParsedRequest = {
         params: parse('the path', route.params, request.params),
         query: parse('the query', route.query, request.query),
-        body: parse('the body', route.body, request.body ?? undefined),
+        body: route.upload ? undefined : parse('the body', route.body, request.body ?? undefined),
         caller,
         raw: request.raw,
         signal: gone.signal,
@@ -106,6 +123,7 @@ function addSockets(server: Server, options: AppOptions): WebSocketServer {
   const matchers = options.sockets.map(({ route, handle }) => ({ route, handle, match: matcher(route.path) }))
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => socket.destroy())
+    if (options.intercept?.upgrade(request, socket, head)) return
     try {
       const url = new URL(request.url ?? '/', 'https://tutti')
       const found = matchers

@@ -13,6 +13,8 @@ export interface Route {
   params?: ZodType | undefined
   query?: ZodType | undefined
   body?: ZodType | undefined
+  /** The body is bytes, read by the handler from `raw` as they come. */
+  upload?: true | undefined
   /** How the answer comes when it is not one JSON document. */
   stream?: 'octets' | 'frames' | 'events' | 'websocket' | undefined
 }

@@ -4,7 +4,9 @@ import { silenceAll } from '../control/actions/node-session.ts'
 import { type Authority, caFingerprint, createAuthority } from '../control/authority/authority.ts'
 import { issueServerCertificate, serverLifeMs } from '../control/authority/issue.ts'
 import type { Control } from '../control/control.ts'
+import { sweepBuilds } from '../control/loops/builds.ts'
 import { collectGarbage } from '../control/loops/collect.ts'
+import { watchExpiry } from '../control/loops/expiry.ts'
 import { watchLeases } from '../control/loops/leases.ts'
 import { planJobs } from '../control/loops/planning.ts'
 import { watchSilence } from '../control/loops/silence.ts'
@@ -12,6 +14,7 @@ import { watchTimers } from '../control/loops/timers.ts'
 import { createHttpServer } from '../control/port/http-server.ts'
 import { openPlainPort } from '../control/port/plain.ts'
 import { openPort } from '../control/port/port.ts'
+import { openSandboxes } from '../control/sandboxes/sandboxes.ts'
 import { Sessions } from '../control/sessions/sessions.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Log } from '../kit/log.ts'
@@ -57,11 +60,18 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await silenceAll(control)
 
   const stopping = new AbortController()
-  const sessions = new Sessions(control)
+  const sandboxes = openSandboxes({
+    control,
+    nodes: { open: (...asked) => sessions.open(...asked) },
+    signal: stopping.signal,
+  })
+  await sandboxes.recover()
+  const sessions = new Sessions(control, { onSandboxes: (news) => sandboxes.note(news) })
   const loops = [planJobs, watchTimers, watchLeases, collectGarbage].map((run) =>
     run(control, { signal: stopping.signal }),
   )
   loops.push(watchSilence(control, { sessions, signal: stopping.signal }))
+  loops.push(...[watchExpiry, sweepBuilds].map((run) => run(control, { sandboxes, signal: stopping.signal })))
   undo.defer(async () => {
     stopping.abort(new Error('the control plane is stopping'))
     await Promise.all(loops)
@@ -70,7 +80,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   const certify = () => issueServerCertificate({ authority, hosts: hostsOf(listen.host), now: clock.now(), random })
   const server = createHttpServer()
-  const api = await createApi({ server, control, authority, sessions, version })
+  const api = await createApi({ server, control, authority, sessions, sandboxes, version })
   undo.defer(() => api.close())
   const port = await openPort({
     ...listen,

@@ -1,7 +1,8 @@
 import type { Allocation } from './allocation.ts'
-import type { AllocationId, NodeId, TokenId } from './ids.ts'
+import type { AllocationId, BuildId, NodeId, SandboxId, TokenId } from './ids.ts'
 import type { JobSpec } from './job.ts'
 import type { Node } from './node.ts'
+import type { Build, BuildLog, Sandbox, Template } from './sandbox.ts'
 
 /** A job as stored: its newest version and whether it is wanted. */
 export interface Job {
@@ -81,6 +82,8 @@ export interface Event {
   allocation?: AllocationId
   task?: string
   node?: NodeId
+  sandbox?: SandboxId
+  build?: BuildId
 }
 
 /** What a token may do. `connect` is a way into workloads: exec and signals. */
@@ -145,6 +148,10 @@ export interface Tables {
   accessTokens: AccessToken
   joinTokens: JoinToken
   audit: AuditRecord
+  templates: Template
+  builds: Build
+  buildLogs: BuildLog
+  sandboxes: Sandbox
 }
 export type TableName = keyof Tables
 
@@ -161,6 +168,10 @@ export const tableNames = [
   'accessTokens',
   'joinTokens',
   'audit',
+  'templates',
+  'builds',
+  'buildLogs',
+  'sandboxes',
 ] as const satisfies readonly TableName[]
 
 /** The key of each row in its table. */
@@ -177,6 +188,10 @@ export const keyOf: { [T in TableName]: (row: Tables[T]) => string } = {
   accessTokens: (row) => row.id,
   joinTokens: (row) => row.id,
   audit: (row) => row.id,
+  templates: (row) => row.name,
+  builds: (row) => row.id,
+  buildLogs: (row) => `${row.build}/${String(row.part).padStart(6, '0')}`,
+  sandboxes: (row) => row.id,
 }
 
 export function slotKey(job: string, index: number): string {

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { Egress } from './egress.ts'
-import { BuildId, SandboxId } from './ids.ts'
+import { BuildId, type NodeId, SandboxId } from './ids.ts'
 
 export { Egress } from './egress.ts'
 
@@ -53,3 +53,116 @@ export const MachineShape = z.strictObject({
     .max(2 ** 20),
 })
 export type MachineShape = z.infer<typeof MachineShape>
+
+/** What happens to a sandbox whose time is up. */
+export const timeoutActions = ['kill', 'pause'] as const
+export type TimeoutAction = (typeof timeoutActions)[number]
+
+/** A sandbox as stored. Its environment is not here, because it may hold secrets: only its node has it, in memory. */
+export interface Sandbox {
+  id: SandboxId
+  phase: SandboxPhase
+  node: NodeId
+  /** Of the node's session when it was last asked for something: what an older session says of it counts for less. */
+  epoch: number
+  /** What its life goes back to: what it was made from, or its last pause. */
+  build: BuildId
+  template: string | null
+  /** Of which it is a fork. */
+  parent: SandboxId | null
+  name?: string
+  metadata: Record<string, string>
+  cpus: number
+  memoryMiB: number
+  /** Held on its node while it is not paused: bytes and MHz. */
+  reserved: { memory: number; cpuMHz: number }
+  /** How long it may run from each start; null: for ever. */
+  timeoutMs: number | null
+  /** When its time is up; null while it is paused, or when it may run for ever. Ms since the epoch. */
+  expiresAt: number | null
+  onTimeout: TimeoutAction
+  /** Resumed by whoever wants to get in. */
+  autoResume: boolean
+  egress: Egress
+  /** Its node has not yet confirmed `egress`. */
+  egressPending: boolean
+  user?: string
+  cwd?: string
+  /** Where it goes on from: set while paused, and while it is being paused or resumed. */
+  pausedBuild: BuildId | null
+  /** Why it is where it is, when that is worth saying. */
+  reason?: string
+  createdAt: number
+  changedAt: number
+  by: string
+}
+
+/** Takes part in the life of its node, or could again. */
+export function isActive(sandbox: Pick<Sandbox, 'phase'>): boolean {
+  return !isOver(sandbox.phase)
+}
+
+/** Holds memory and CPU of its node. A paused one does not. */
+export function holdsRoom({ phase }: Pick<Sandbox, 'phase'>): boolean {
+  return phase === 'creating' || phase === 'running' || phase === 'pausing' || phase === 'resuming'
+}
+
+/** A named recipe for sandboxes. Its tags lead to builds; `latest` is what is meant without one. */
+export interface Template {
+  name: string
+  /** Tag → build. */
+  tags: Record<string, BuildId>
+  /** Other names that lead here. */
+  aliases: string[]
+  createdAt: number
+  changedAt: number
+}
+
+export const buildStatuses = ['building', 'ready', 'failed', 'deleting'] as const
+export type BuildStatus = (typeof buildStatuses)[number]
+
+/** Why a build was made. Those of pauses and forks go when no sandbox needs them any more. */
+export const buildReasons = ['template', 'snapshot', 'pause', 'fork'] as const
+export type BuildReason = (typeof buildReasons)[number]
+
+/** One immutable snapshot of a machine. */
+export interface Build {
+  id: BuildId
+  template: string | null
+  parent: BuildId | null
+  reason: BuildReason
+  status: BuildStatus
+  /** Whose snapshot it is. */
+  sandbox: SandboxId | null
+  /** That have it on their disk. */
+  nodes: NodeId[]
+  /** Null until it is known. */
+  machine: MachineShape | null
+  diskMiB: number | null
+  /** That it added to what its node had already. */
+  addedBytes: number | null
+  /** The shared store that it lies in, as its node calls it: nodes with the same one can get it. Empty: none. */
+  store: string
+  /** A VMM of another `compat` cannot go on from it; empty when it does not say. */
+  compat: string
+  /** Of its steps, for people. */
+  steps: number
+  error?: string
+  createdAt: number
+  changedAt: number
+  by: string
+}
+
+export interface BuildLogLine {
+  at: number
+  level: 'info' | 'warning' | 'error'
+  step: number
+  message: string
+}
+
+/** Some lines of what a build said, in the order of `part`. */
+export interface BuildLog {
+  build: BuildId
+  part: number
+  lines: BuildLogLine[]
+}

@@ -1,6 +1,7 @@
 import type { Allocation } from '../model/allocation.ts'
 import type { JobSpec, TaskSpec } from '../model/job.ts'
 import type { Node, NodeFacts } from '../model/node.ts'
+import type { Sandbox } from '../model/sandbox.ts'
 import { type Ask, inDynamicRange, type Room } from './room.ts'
 import { roomRules } from './rules/all.ts'
 import type { Refusal } from './rules/rule.ts'
@@ -10,7 +11,7 @@ import type { Refusal } from './rules/rule.ts'
  * cannot disagree for ever.
  */
 
-/** What a node's live allocations hold, added up. */
+/** What a node's live allocations and sandboxes hold, added up. */
 export interface NodeUsed {
   cpuMHz: number
   cores: number
@@ -50,17 +51,30 @@ export function hasRoom(room: Room, ask: Ask): boolean {
   return true
 }
 
-/** Added up from the truth. `specOf` says which spec an allocation runs. */
+/** Added up from the truth. `specOf` says which spec an allocation runs; `sandboxes` are those that hold room. */
 export function usageOf(
   allocations: Iterable<Pick<Allocation, 'id' | 'job' | 'version' | 'ports'>>,
   specOf: (job: string, version: number) => JobSpec | undefined,
+  sandboxes: Iterable<Pick<Sandbox, 'reserved'>> = [],
 ): NodeUsed {
   const used: NodeUsed = { cpuMHz: 0, cores: 0, memory: 0, disk: 0, counters: new Map(), ports: new Map() }
   for (const allocation of allocations) {
     const spec = specOf(allocation.job, allocation.version)
     withAllocation(used, spec ? askOf(spec) : nothing, allocation)
   }
+  for (const sandbox of sandboxes) withSandbox(used, sandbox)
   return used
+}
+
+/** Counts one more sandbox in. */
+export function withSandbox(used: NodeUsed, { reserved }: Pick<Sandbox, 'reserved'>): void {
+  used.cpuMHz += reserved.cpuMHz
+  used.memory += reserved.memory
+}
+
+/** A sandbox's reservation as what it asks of its node. */
+export function askOfSandbox({ reserved }: Pick<Sandbox, 'reserved'>): Ask {
+  return { ...nothing, cpuMHz: reserved.cpuMHz, memory: reserved.memory }
 }
 
 /** Counts one more allocation in. */

@@ -12,7 +12,12 @@ const mostGroups = 6
  * a node with …". The first rule that refuses a node speaks for it, so each node is counted once.
  */
 export function whyNowhere(usage: Usage, spec: JobSpec): string {
-  const groups = gather(usage, spec)
+  return whyRefused(usage, (row) => refusalOf(usage, row, spec))
+}
+
+/** The same for anything that is placed; `refuse` is asked of every row with a node. */
+export function whyRefused(usage: Usage, refuse: (row: number) => Refusal | undefined): string {
+  const groups = gather(usage, refuse)
   if (groups.length === 0) {
     return usage.rows === 0 || !hasNodes(usage)
       ? 'no node has joined yet; start an agent with "tutti agent --join TOKEN ADDRESS"'
@@ -32,10 +37,10 @@ interface Group {
   refusal: Refusal
 }
 
-function gather(usage: Usage, spec: JobSpec): Group[] {
+function gather(usage: Usage, refuse: (row: number) => Refusal | undefined): Group[] {
   const groups = new Map<string, Group>()
   for (let row = 0; row < usage.rows; row += 1) {
-    const refusal = refusalOf(usage, row, spec)
+    const refusal = usage.node(row) ? refuse(row) : undefined
     if (!refusal) continue
     const group = groups.get(refusal.words[1])
     if (!group) {

@@ -10,14 +10,14 @@ import { Verdicts } from './verdicts.ts'
 type Held = Pick<Allocation, 'id' | 'node' | 'ports'>
 
 /**
- * What the live allocations of every node hold, kept in columns and fed with each change, so that planning need not add
+ * What the live allocations and sandboxes of every node hold, kept in columns and fed with each change, so that planning need not add
  * anything up. Everything here can be worked out again from nodes and allocations. Adding twice, or removing what is not
  * there, changes nothing.
  */
 export class Usage {
   readonly #rows = new Map<NodeId, number>()
   readonly #nodes: (Node | undefined)[] = []
-  readonly #held = new Map<AllocationId, { row: number; ask: Ask; ports: readonly number[] }>()
+  readonly #held = new Map<string, { row: number; ask: Ask; ports: readonly number[] }>()
   readonly #counters: Map<string, number>[] = []
   readonly #ports: Map<number, string>[] = []
   readonly #cursor = new Cursor(this)
@@ -50,14 +50,19 @@ export class Usage {
   }
 
   add(allocation: Held, spec: JobSpec): void {
-    this.remove(allocation)
-    const row = this.#rowOf(allocation.node)
-    const held = { row, ask: askOf(spec), ports: Object.values(allocation.ports) }
-    this.#held.set(allocation.id, held)
-    this.take(row, held.ask, held.ports, allocation.id)
+    this.hold(allocation.id, allocation.node, askOf(spec), Object.values(allocation.ports))
   }
 
-  remove({ id }: Pick<Held, 'id'>): void {
+  /** For whatever lives on a node: an allocation, or a sandbox. */
+  hold(id: string, node: NodeId, ask: Ask, ports: readonly number[] = []): void {
+    this.remove({ id })
+    const row = this.#rowOf(node)
+    const held = { row, ask, ports }
+    this.#held.set(id, held)
+    this.take(row, ask, ports, id)
+  }
+
+  remove({ id }: { id: string }): void {
     const held = this.#held.get(id)
     if (!held) return
     this.#held.delete(id)

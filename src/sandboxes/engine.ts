@@ -351,16 +351,11 @@ class Engine implements Sandboxes {
       )
     }
     this.#admit(manifest)
-    const place = `s${encodeId(this.#parts.random.bytes(10))}`
+    const waiting = manifest.snapshot ? this.#pool.takeWaiting(manifest.machine) : undefined
+    const place = waiting?.place ?? `s${encodeId(this.#parts.random.bytes(10))}`
     held.record = { ...held.record, place }
     await this.#records.put(held.record)
-    const warm = manifest.snapshot ? this.#pool.takeWaiting(manifest.machine) : undefined
-    try {
-      return await raise(this.#parts, { place, manifest, warm, signal })
-    } catch (error) {
-      await warm?.[Symbol.asyncDispose]()
-      throw error
-    }
+    return raise(this.#parts, { place, manifest, waiting, signal })
   }
 
   /** Room for what it takes at once; what it may come to use is the scheduler's reservation. */

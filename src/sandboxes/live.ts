@@ -2,9 +2,11 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Manifest } from '../blocks/manifest.ts'
 import type { GuestChannel } from '../guest/channel.ts'
+import { allDone } from '../kit/all-done.ts'
 import { deadline } from '../kit/clock.ts'
 import { Fault, sentence } from '../model/fault.ts'
 import type { BuildId } from '../model/ids.ts'
+import type { MachineShape } from '../model/sandbox.ts'
 import type { Vm, WarmVm } from '../vmm/vmm.ts'
 import type { SandboxLink } from './network.ts'
 import type { Parts } from './parts.ts'
@@ -26,13 +28,34 @@ export interface Live {
 }
 
 export interface RaiseOptions {
+  /** Where it is to be; with `waiting`, that one's. */
   place: string
   manifest: Manifest
-  /** Taken over when given. */
-  warm?: WarmVm | undefined
-  /** Given, when somebody opened it ahead. */
-  link?: SandboxLink | undefined
+  /** Taken over when given, whether this succeeds or not. */
+  waiting?: Waiting | undefined
   signal: AbortSignal
+}
+
+/** A VMM that waits to be given a snapshot, with its place on the network. */
+export interface Waiting {
+  readonly place: string
+  readonly vm: WarmVm
+  readonly link: SandboxLink
+}
+
+/** Makes one ahead; nothing is left when it fails. */
+export async function wait(
+  parts: Parts,
+  { place, machine, signal }: { place: string; machine: MachineShape; signal: AbortSignal },
+): Promise<Waiting> {
+  await using undo = new AsyncDisposableStack()
+  const directory = vmDirectory(parts, place)
+  undo.defer(() => clear(parts, place))
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const link = await parts.network.open(place, { signal })
+  const vm = await parts.vmm.warm({ directory, machine, network: link.backend, signal })
+  undo.move()
+  return { place, vm, link }
 }
 
 /** From a build to a VM whose guest agent has answered; nobody's yet. Leaves nothing behind when it fails. */
@@ -43,14 +66,12 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
   const directory = vmDirectory(parts, place)
   undo.defer(() => clear(parts, place))
   await mkdir(directory, { recursive: true, mode: 0o700 })
-  const opening = Promise.all([
+  const [disk, link, memory, devices] = await allDone([
     blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal }),
-    options.link ?? network.open(place, { signal }),
+    options.waiting?.link ?? network.open(place, { signal }),
     openMemory(parts, place, manifest, signal),
     manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
   ])
-  const [disk, link, memory, devices] = await opening
-  undo.defer(() => link.close())
   const common = { directory, machine: manifest.machine, disk: { socket: disk.socket }, network: link.backend, signal }
   let vm: Vm
   if (devices === undefined) {
@@ -61,7 +82,7 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
       ...common,
       memory: { path: memory.path },
       devices,
-      ...(options.warm ? { warm: options.warm } : {}),
+      ...(options.waiting ? { warm: options.waiting.vm } : {}),
       ...(base === null || base === manifest.id
         ? {}
         : {
@@ -71,7 +92,6 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
           }),
     })
   }
-  undo.defer(() => vm.kill())
   if (devices !== undefined) await vm.resume()
   const token = manifest.snapshot?.channelToken ?? ''
   const channel = await answered(parts, vm, token, { boots: devices === undefined, signal })

@@ -1,11 +1,9 @@
-import { mkdir } from 'node:fs/promises'
 import type { Manifest } from '../blocks/manifest.ts'
 import type { Gate } from '../kit/gate.ts'
 import { encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
-import type { WarmVm } from '../vmm/vmm.ts'
 import { identify, newMachineId } from './identity.ts'
-import { clear, type Live, raise, vmDirectory } from './live.ts'
+import { clear, type Live, raise, type Waiting, wait } from './live.ts'
 import type { Parts } from './parts.ts'
 
 /** A build is popular for this long after it was last asked for. */
@@ -29,7 +27,7 @@ export class Pool {
   /** The same through which sandboxes start, so that making ahead never stands before somebody who waits. */
   readonly #gate: Gate
   readonly #builds = new Map<string, Popular>()
-  readonly #waiting = new Map<string, { machine: MachineShape; vms: WarmVm[]; askedAt: number }>()
+  readonly #waiting = new Map<string, { machine: MachineShape; ready: Waiting[]; askedAt: number }>()
   readonly #closing = new AbortController()
   #filling: Promise<void> | undefined
   #again = false
@@ -61,14 +59,14 @@ export class Pool {
   }
 
   /** A VMM that waits for a snapshot of this shape; undefined when none does. */
-  takeWaiting(machine: MachineShape): WarmVm | undefined {
+  takeWaiting(machine: MachineShape): Waiting | undefined {
     const key = shapeKey(machine)
-    const entry = this.#waiting.get(key) ?? { machine, vms: [], askedAt: 0 }
+    const entry = this.#waiting.get(key) ?? { machine, ready: [], askedAt: 0 }
     entry.askedAt = this.#parts.clock.monotonic()
     this.#waiting.set(key, entry)
-    const vm = entry.vms.shift()
+    const waiting = entry.ready.shift()
     this.#fill()
-    return vm
+    return waiting
   }
 
   /** Gives up all that was made of a build, which is about to go. */
@@ -82,7 +80,7 @@ export class Pool {
     this.#closing.abort(new Error('the agent is shutting down'))
     await this.#filling?.catch(() => {})
     for (const { ready } of this.#builds.values()) for (const live of ready) await this.#end(live)
-    for (const { vms } of this.#waiting.values()) for (const vm of vms) await vm[Symbol.asyncDispose]()
+    for (const { ready } of this.#waiting.values()) for (const { place } of ready) await clear(this.#parts, place)
     this.#builds.clear()
     this.#waiting.clear()
   }
@@ -118,13 +116,10 @@ export class Pool {
     for (const [key, entry] of this.#waiting) {
       if (now - entry.askedAt > popularMs) {
         this.#waiting.delete(key)
-        for (const vm of entry.vms) await vm[Symbol.asyncDispose]()
+        for (const { place } of entry.ready) await clear(this.#parts, place)
       }
-      while (entry.vms.length < mostWaiting && this.#mayMakeAhead()) {
-        const directory = vmDirectory(this.#parts, this.#newPlace())
-        await mkdir(directory, { recursive: true, mode: 0o700 })
-        entry.vms.push(await this.#parts.vmm.warm({ directory, machine: entry.machine, signal }))
-      }
+      while (entry.ready.length < mostWaiting && this.#mayMakeAhead())
+        entry.ready.push(await wait(this.#parts, { place: this.#newPlace(), machine: entry.machine, signal }))
     }
     for (const [build, popular] of this.#builds) {
       popular.asked = popular.asked.filter((at) => now - at < popularMs)

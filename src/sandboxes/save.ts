@@ -1,4 +1,5 @@
 import type { Defaults } from '../blocks/manifest.ts'
+import { allDone } from '../kit/all-done.ts'
 import { Fault } from '../model/fault.ts'
 import type { BuildId } from '../model/ids.ts'
 import type { Live } from './live.ts'
@@ -31,7 +32,7 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
   try {
     const token = await rest(live, signal)
     await live.vm.stop()
-    const [{ epoch }] = await Promise.all([
+    const [{ epoch }] = await allDone([
       blocks.ask('cutDisk', { name: live.place }, { signal }),
       live.vm.saveDevices(devices),
       blocks.ask(

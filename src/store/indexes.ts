@@ -1,5 +1,6 @@
 import { isLive } from '../model/allocation.ts'
 import type { TableName, Tables } from '../model/records.ts'
+import { holdsRoom, isActive, type Sandbox } from '../model/sandbox.ts'
 import type { IndexName, IndexTables } from './store.ts'
 
 /**
@@ -18,6 +19,21 @@ export const indexes: { [I in IndexName]: Index<IndexTables[I]> } = {
   timersByJob: { table: 'timers', key: (timer) => timer.job },
   eventsByJob: { table: 'events', key: (event) => event.job },
   nodesByName: { table: 'nodes', key: (node) => node.name },
+  /** Those that are not over. */
+  sandboxesByNode: { table: 'sandboxes', key: active((sandbox) => sandbox.node) },
+  sandboxesHoldingRoom: { table: 'sandboxes', key: (sandbox) => (holdsRoom(sandbox) ? sandbox.node : undefined) },
+  /** By phase. */
+  activeSandboxes: { table: 'sandboxes', key: active((sandbox) => sandbox.phase) },
+  sandboxesByName: { table: 'sandboxes', key: active((sandbox) => sandbox.name) },
+  sandboxesByBuild: { table: 'sandboxes', key: active((sandbox) => sandbox.build) },
+  sandboxesByPausedBuild: { table: 'sandboxes', key: active((sandbox) => sandbox.pausedBuild ?? undefined) },
+  buildsByTemplate: { table: 'builds', key: (build) => build.template ?? undefined },
+  buildsBySandbox: { table: 'builds', key: (build) => build.sandbox ?? undefined },
+  buildLogsByBuild: { table: 'buildLogs', key: (log) => log.build },
+}
+
+function active(key: (sandbox: Sandbox) => string | undefined): (sandbox: Sandbox) => string | undefined {
+  return (sandbox) => (isActive(sandbox) ? key(sandbox) : undefined)
 }
 
 export interface Index<T extends TableName> {

@@ -60,6 +60,15 @@ export interface IndexTables {
   timersByJob: 'timers'
   eventsByJob: 'events'
   nodesByName: 'nodes'
+  sandboxesByNode: 'sandboxes'
+  sandboxesHoldingRoom: 'sandboxes'
+  activeSandboxes: 'sandboxes'
+  sandboxesByName: 'sandboxes'
+  sandboxesByBuild: 'sandboxes'
+  sandboxesByPausedBuild: 'sandboxes'
+  buildsByTemplate: 'builds'
+  buildsBySandbox: 'builds'
+  buildLogsByBuild: 'buildLogs'
 }
 export type IndexName = keyof IndexTables
 

@@ -103,6 +103,8 @@ export interface Vm extends AsyncDisposable {
   readonly directory: string
   /** Unix socket of the guest agent's channel. */
   readonly channel: string
+  /** Where set: sent first on every connection to the channel, which answers with one line before all else. */
+  readonly opening?: string
   /** The guest's console so far, for people: a file. */
   readonly console: string
   /** Settles when the process has ended; never rejects. */

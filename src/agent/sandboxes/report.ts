@@ -1,8 +1,8 @@
 import type { Clock } from '../../kit/clock.ts'
 import { Wakeup } from '../../kit/wakeup.ts'
 import type { SandboxId } from '../../model/ids.ts'
-import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
 import type { SandboxesMessage } from '../../wire/sandbox.ts'
+import type { SandboxOffer } from './offer.ts'
 
 /** Denials that wait to be told; beyond these the oldest are dropped. */
 const mostDenials = 1000
@@ -14,10 +14,13 @@ const idleMs = 60_000
  * the latest of each is kept, and nothing is lost when a session breaks, for the next begins with all of them.
  */
 export async function reportSandboxes(
-  sandboxes: Sandboxes,
+  offer: SandboxOffer,
   send: (message: SandboxesMessage) => Promise<void>,
   { clock, signal }: { clock: Clock; signal: AbortSignal },
 ): Promise<void> {
+  const { isDue } = offer
+  if (!isDue) await send({ type: 'sandboxes', full: true, sandboxes: [], denials: [] })
+  const { sandboxes } = await Promise.race([offer.opened, aborted(signal)])
   const wakeup = new Wakeup()
   const changed = new Set<SandboxId>()
   let denials: SandboxesMessage['denials'] = []
@@ -28,7 +31,7 @@ export async function reportSandboxes(
     wakeup.ring()
   })
   try {
-    await send({ type: 'sandboxes', full: true, sandboxes: sandboxes.list().slice(0, mostPerMessage), denials: [] })
+    await send({ type: 'sandboxes', full: isDue, sandboxes: sandboxes.list().slice(0, mostPerMessage), denials: [] })
     while (!signal.aborted) {
       if (changed.size === 0 && denials.length === 0) {
         await wakeup.next({ clock, withinMs: idleMs, signal })
@@ -44,4 +47,11 @@ export async function reportSandboxes(
   } finally {
     stop()
   }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason)
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
 }

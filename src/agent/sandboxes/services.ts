@@ -3,7 +3,6 @@ import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { z } from 'zod'
 import { Fault } from '../../model/fault.ts'
-import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
 import type { StreamService } from '../../wire/link.ts'
 import type {
   SandboxExecStream,
@@ -14,40 +13,37 @@ import type {
 } from '../../wire/sandbox.ts'
 import { sandboxServices } from '../../wire/sandbox.ts'
 import { carryExecution } from '../services/carry.ts'
+import type { SandboxOffer, SandboxParts } from './offer.ts'
 import { answerRequest } from './requests.ts'
-import type { TemplateBuilder } from './template-builder.ts'
 
-export interface SandboxParts {
-  sandboxes: Sandboxes
-  builder: TemplateBuilder
-}
-
-type Served<Request> = (request: Request, stream: Duplex, options: { signal: AbortSignal }) => Promise<void>
+type Served<Request> = (
+  request: Request,
+  stream: Duplex,
+  parts: SandboxParts,
+  options: { signal: AbortSignal },
+) => Promise<void>
 
 /** What this agent serves about sandboxes on byte streams; each request is parsed before anything is done with it. */
-export function sandboxStreamServices(parts: SandboxParts): Record<keyof typeof sandboxServices, StreamService> {
-  const { sandboxes, builder } = parts
+export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof sandboxServices, StreamService> {
+  const serve =
+    <Name extends keyof typeof sandboxServices>(
+      name: Name,
+      service: Served<z.infer<(typeof sandboxServices)[Name]>>,
+    ): StreamService =>
+    async (request, stream, options) => {
+      const result = sandboxServices[name].safeParse(request)
+      if (result.success)
+        return service(result.data as z.infer<(typeof sandboxServices)[Name]>, stream, await offer.open(), options)
+      const [issue] = result.error.issues
+      throw new Fault('invalid', `the request for ${name} is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
+    }
   return {
-    sandbox: parsed('sandbox', (request, stream, options) => answer(request, stream, parts, options)),
-    sandboxExec: parsed('sandboxExec', (request, stream, options) => exec(sandboxes, request, stream, options)),
-    sandboxFile: parsed('sandboxFile', (request, stream, options) => file(sandboxes, request, stream, options)),
-    sandboxForward: parsed('sandboxForward', (request, stream, options) =>
-      forward(sandboxes, request, stream, options),
-    ),
-    sandboxWatch: parsed('sandboxWatch', (request, stream, options) => watch(sandboxes, request, stream, options)),
-    build: parsed('build', (request, stream, options) => builder.serve(request, stream, options)),
-  }
-}
-
-function parsed<Name extends keyof typeof sandboxServices>(
-  name: Name,
-  serve: Served<z.infer<(typeof sandboxServices)[Name]>>,
-): StreamService {
-  return async (request, stream, options) => {
-    const result = sandboxServices[name].safeParse(request)
-    if (result.success) return serve(result.data as z.infer<(typeof sandboxServices)[Name]>, stream, options)
-    const [issue] = result.error.issues
-    throw new Fault('invalid', `the request for ${name} is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
+    sandbox: serve('sandbox', answer),
+    sandboxExec: serve('sandboxExec', exec),
+    sandboxFile: serve('sandboxFile', file),
+    sandboxForward: serve('sandboxForward', forward),
+    sandboxWatch: serve('sandboxWatch', watch),
+    build: serve('build', (request, stream, { builder }, options) => builder.serve(request, stream, options)),
   }
 }
 
@@ -62,9 +58,9 @@ async function answer(
 }
 
 async function exec(
-  sandboxes: Sandboxes,
   { id, command, env, cwd, user, terminal, detached }: SandboxExecStream,
   stream: Duplex,
+  { sandboxes }: SandboxParts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { channel, env: given } = await sandboxes.guest(id)
@@ -76,9 +72,9 @@ async function exec(
 }
 
 async function file(
-  sandboxes: Sandboxes,
   request: SandboxFileStream,
   stream: Duplex,
+  { sandboxes }: SandboxParts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { files } = (await sandboxes.guest(request.id)).channel
@@ -109,9 +105,9 @@ async function file(
 }
 
 async function forward(
-  sandboxes: Sandboxes,
   { id, port }: SandboxForwardStream,
   stream: Duplex,
+  { sandboxes }: SandboxParts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { channel } = await sandboxes.guest(id)
@@ -121,9 +117,9 @@ async function forward(
 
 /** One JSON a line; a reader that falls behind slows the watch down, whose own buffer in the guest is bounded. */
 async function watch(
-  sandboxes: Sandboxes,
   { id, path, recursive }: SandboxWatchStream,
   stream: Duplex,
+  { sandboxes }: SandboxParts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { files } = (await sandboxes.guest(id)).channel

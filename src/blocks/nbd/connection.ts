@@ -96,7 +96,10 @@ export class NbdConnection {
 
   #carryOut(request: Request, pieces: Buffer[]): void {
     const refusal = this.#refuse(request)
-    if (refusal !== undefined) return this.#reply(request, refusal)
+    if (refusal !== undefined) {
+      this.#reply(request, refusal)
+      return
+    }
     try {
       const waiting =
         request.command === commands.flush

@@ -70,40 +70,35 @@ export class Handshake {
 
   #answer(option: number, data: Buffer): void {
     const reply = (kind: number, payload?: Buffer) => this.#send(encodeOptionReply(option, kind, payload))
-    const { size } = this.#target
-    const flags = flagsOf(this.#target)
-    switch (option) {
-      case options.exportName:
-        // There is no way to refuse: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md#option-types
-        if (data.length > 0) {
-          this.#state = 'ended'
-          return
-        }
-        this.#send(Buffer.concat([encodeExport(size, flags), Buffer.alloc(this.#noZeroes ? 0 : 124)]))
-        this.#state = 'done'
-        return
-      case options.abort:
-        reply(optionReplies.ack)
-        this.#state = 'ended'
-        return
-      case options.list:
-        if (data.length > 0) return reply(optionReplies.invalid)
+    if (option === options.exportName) this.#takeExportName(data)
+    else if (option === options.abort) {
+      reply(optionReplies.ack)
+      this.#state = 'ended'
+    } else if (option === options.list) {
+      if (data.length > 0) reply(optionReplies.invalid)
+      else {
         reply(optionReplies.server, Buffer.alloc(4))
-        return reply(optionReplies.ack)
-      case options.info:
-      case options.go: {
-        const asked = decodeInfoOption(data)
-        if (asked === undefined) return reply(optionReplies.invalid)
-        if (asked.name !== '') return reply(optionReplies.unknown)
-        reply(optionReplies.info, encodeExportInfo(size, flags))
-        reply(optionReplies.info, encodeBlockSizeInfo(4096))
         reply(optionReplies.ack)
-        if (option === options.go) this.#state = 'done'
+      }
+    } else if (option === options.info || option === options.go) {
+      const asked = decodeInfoOption(data)
+      if (asked?.name !== '') {
+        reply(asked === undefined ? optionReplies.invalid : optionReplies.unknown)
         return
       }
-      default:
-        return reply(optionReplies.unsupported)
-    }
+      reply(optionReplies.info, encodeExportInfo(this.#target.size, flagsOf(this.#target)))
+      reply(optionReplies.info, encodeBlockSizeInfo(4096))
+      reply(optionReplies.ack)
+      if (option === options.go) this.#state = 'done'
+    } else reply(optionReplies.unsupported)
+  }
+
+  /** There is no way to refuse but to hang up. */
+  #takeExportName(name: Buffer): void {
+    this.#state = name.length > 0 ? 'ended' : 'done'
+    if (this.#state === 'ended') return
+    const shape = encodeExport(this.#target.size, flagsOf(this.#target))
+    this.#send(Buffer.concat([shape, Buffer.alloc(this.#noZeroes ? 0 : 124)]))
   }
 }
 

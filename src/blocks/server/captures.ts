@@ -1,10 +1,15 @@
-import { readdirSync, rmSync, statSync, utimesSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
-import type { BuildId } from '../../model/ids.ts'
+import { BuildId } from '../../model/ids.ts'
 import { movePages, type PagesFile, readPages, removePages } from '../memory/pages-file.ts'
+
+/** The build that the machine had mapped, or null when its memory was its own, and how much memory it has. */
+const CaptureNote = z.strictObject({ base: BuildId.nullable(), size: z.int() })
+type CaptureNote = z.infer<typeof CaptureNote>
 
 /**
  * Files of pages: of machines that were just stopped, which are to become builds, and of builds, by what they differ from
@@ -41,6 +46,24 @@ export class Captures {
 
   drop(capture: string): void {
     removePages(this.path(capture))
+    rmSync(this.#notePath(capture), { force: true })
+  }
+
+  /** What the capture is of; outlives this process, as the capture does. */
+  note(capture: string, note: CaptureNote): void {
+    writeFileSync(this.#notePath(capture), JSON.stringify(note), { mode: 0o600 })
+  }
+
+  noteOf(capture: string): CaptureNote {
+    try {
+      return CaptureNote.parse(JSON.parse(readFileSync(this.#notePath(capture), 'utf8')))
+    } catch (cause) {
+      throw new Fault('not_found', `there is no capture ${capture}`, { cause })
+    }
+  }
+
+  #notePath(capture: string): string {
+    return `${this.path(capture)}.json`
   }
 
   list(): string[] {
@@ -49,8 +72,8 @@ export class Captures {
 
   /** A capture that has become a build is kept as that build's difference from `base`. */
   keep(capture: string, build: BuildId, base: BuildId | null): void {
-    if (base === null) return this.drop(capture)
-    movePages(this.path(capture), this.differencePath(build, base))
+    if (base !== null) movePages(this.path(capture), this.differencePath(build, base))
+    this.drop(capture)
     this.#evict()
   }
 

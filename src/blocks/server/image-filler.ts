@@ -60,7 +60,7 @@ export class ImageFiller {
   #one(number: number): Promise<void> | undefined {
     if (hasBit(this.#image.bits, number)) return undefined
     const underWay = this.#underWay.get(number)
-    if (underWay) return underWay
+    if (underWay !== undefined) return underWay
     const work = this.#bring(number).finally(() => this.#underWay.delete(number))
     this.#underWay.set(number, work)
     return work

@@ -74,6 +74,10 @@ export class Memories {
     return file.path
   }
 
+  listNew(): { name: string; size: number }[] {
+    return [...this.#fresh].map(([name, { size }]) => ({ name, size }))
+  }
+
   async closeMemory(name: string): Promise<void> {
     await this.#fresh.get(name)?.file.remove()
     this.#fresh.delete(name)

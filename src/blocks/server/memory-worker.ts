@@ -7,7 +7,7 @@ import { describeFault, type WorkerAnswer } from './call-worker.ts'
 export type MemoryRequest =
   | ({ kind: 'capture' } & CaptureRequest)
   | ({ kind: 'apply' } & ApplyRequest)
-  | { kind: 'touched'; pid: number; path: string; name: string; size: number; chunkBytes: number }
+  | { kind: 'touched'; pid: number; path: string; name: string | undefined; size: number; chunkBytes: number }
 
 const port = parentPort
 if (port === null) throw new Error('this is a worker')

@@ -1,13 +1,13 @@
 import { type Allocation, isLive } from '../../model/allocation.ts'
 import type { AllocationId, NodeId } from '../../model/ids.ts'
-import type { JobSpec } from '../../model/job.ts'
 import { isOpen } from '../../model/node.ts'
-import { type Dirty, type Job, type Slot, slotKey, versionKey } from '../../model/records.ts'
-import { askOf, fit, type NodeUsed, usageOf, withAllocation } from '../../placement/fit.ts'
+import { type Dirty, type Job, type Slot, slotKey } from '../../model/records.ts'
+import { askOf, fit, type NodeUsed, withAllocation } from '../../placement/fit.ts'
 import type { Move, PlaceMove, Plan } from '../../placement/move.ts'
 import type { Tx } from '../../store/store.ts'
 import { type Control, newId } from '../control.ts'
 import { addEvent, markDirty } from '../marks.ts'
+import { usedOf } from '../usage.ts'
 
 /** A plan, the mark that asked for it, and the id that each placement will have. */
 export interface PlanToCommit {
@@ -138,16 +138,10 @@ class FitCheck {
   take(move: PlaceMove, job: Job, id: AllocationId): boolean {
     const node = this.#tx.get('nodes', move.node)
     if (!node || !isOpen(node)) return false
-    const used =
-      this.#used.get(move.node) ??
-      usageOf(this.#tx.by('liveAllocationsByNode', move.node), (name, version) => this.#spec(name, version))
+    const used = this.#used.get(move.node) ?? usedOf(this.#tx, move.node)
     this.#used.set(move.node, used)
     if (fit(node, used, askOf(job.spec), move.ports)) return false
     withAllocation(used, askOf(job.spec), { id, ports: move.ports })
     return true
-  }
-
-  #spec(name: string, version: number): JobSpec | undefined {
-    return this.#tx.get('jobVersions', versionKey(name, version))?.spec
   }
 }

@@ -2,8 +2,8 @@ import type { JobSpec } from '../../model/job.ts'
 import { explainPlan } from '../../placement/explain.ts'
 import { plan } from '../../placement/plan.ts'
 import type { Control } from '../control.ts'
-import { currentUsage } from '../loops/planning.ts'
 import { planView } from '../plan-view.ts'
+import { currentUsage } from '../usage.ts'
 import { nextJob } from './apply-job.ts'
 
 /** What applying a spec would do. */

@@ -5,6 +5,7 @@ import type { Node, NodeFacts, NodePhase } from '../../model/node.ts'
 import type { Tx } from '../../store/store.ts'
 import type { Control } from '../control.ts'
 import { addEvent, markDirty } from '../marks.ts'
+import { loseSandboxes } from '../sandboxes/lose.ts'
 
 /**
  * What the control plane thinks of a node's connection:
@@ -89,8 +90,14 @@ export async function endSession(
     const node = tx.get('nodes', id)
     if (!node || node.epoch !== epoch) return
     if (node.phase === 'ready') tx.put('nodes', { ...node, phase: 'silent', since: Math.floor(tx.now - heardAgoMs) })
-    else if (node.phase === 'returning') tx.put('nodes', { ...node, phase: 'lost', since: tx.now })
+    else if (node.phase === 'returning') putLost(tx, node)
   })
+}
+
+/** It had been lost before and is again: its jobs are replaced already. */
+function putLost(tx: Tx, node: Node): void {
+  tx.put('nodes', { ...node, phase: 'lost', since: tx.now })
+  loseSandboxes(tx, node, 'lost')
 }
 
 /** After a start nobody is connected yet: every node gets a whole lease to come back in. */
@@ -99,7 +106,7 @@ export async function silenceAll(control: Control): Promise<void> {
     for (const node of [...tx.all('nodes')]) {
       if (node.phase === 'ready' || node.phase === 'silent')
         tx.put('nodes', { ...node, phase: 'silent', since: tx.now })
-      else if (node.phase === 'returning') tx.put('nodes', { ...node, phase: 'lost', since: tx.now })
+      else if (node.phase === 'returning') putLost(tx, node)
     }
   })
 }
@@ -116,6 +123,7 @@ export async function loseNode(control: Control, id: NodeId, silentSince: number
       node: id,
       message: `node "${node.name}" was not heard of for its lease and counts as lost`,
     })
+    loseSandboxes(tx, node, 'lost')
     for (const allocation of [...tx.by('liveAllocationsByNode', id)]) {
       if (!isLive(allocation)) continue
       tx.put('allocations', {

@@ -5,6 +5,7 @@ import type { Tx } from '../../store/store.ts'
 import type { Control } from '../control.ts'
 import { findNode } from '../find.ts'
 import { addAudit, addEvent, markDirty } from '../marks.ts'
+import { loseSandboxes } from '../sandboxes/lose.ts'
 
 /** What an operator does to a node. Each takes a node's id, name or the beginning of its id. */
 
@@ -99,6 +100,7 @@ export async function forgetNode(control: Control, node: string, { by }: Asked):
       })
       markDirty(tx, allocation.job, 'a node was removed')
     }
+    loseSandboxes(tx, row, 'removed')
     tx.delete('nodes', row.id)
     addEvent(tx, { level: 'warning', kind: 'node.removed', message: `node "${row.name}" was removed by ${by}` })
     addAudit(tx, { by, action: 'node.remove', subject: row.name })

@@ -1,14 +1,13 @@
 import { loop } from '../../kit/loop.ts'
 import { Wakeup } from '../../kit/wakeup.ts'
-import { isLive } from '../../model/allocation.ts'
-import { isOpen } from '../../model/node.ts'
-import { type Dirty, type Job, versionKey } from '../../model/records.ts'
+import type { Dirty, Job } from '../../model/records.ts'
 import { plan } from '../../placement/plan.ts'
-import { Usage } from '../../placement/usage.ts'
+import type { Usage } from '../../placement/usage.ts'
 import type { Change, Commit } from '../../store/store.ts'
 import { commitPlans, idsFor, type PlanToCommit } from '../actions/commit-plan.ts'
 import type { Control } from '../control.ts'
 import { planView } from '../plan-view.ts'
+import { currentUsage, noteUsage } from '../usage.ts'
 
 /** Moves gathered before a commit: many small jobs share one, and a large one does not wait for others. */
 const movesPerCommit = 2000
@@ -67,20 +66,7 @@ class Planner {
     else if (change.table === 'jobs') {
       if (change.row && change.row.blocked !== '' && !change.row.stopped) this.#blocked.add(change.key)
       else this.#blocked.delete(change.key)
-    } else if (change.table === 'nodes') {
-      if (change.row) this.#usage.setNode(change.row)
-      else if (change.before) this.#usage.removeNode(change.before.id)
-      if (change.row && isOpen(change.row)) this.#freed()
-    } else if (change.table === 'allocations') {
-      const { row, before } = change
-      if (row && isLive(row)) {
-        const spec = this.#spec(row.job, row.version)
-        if (spec && before?.version !== row.version) this.#usage.add(row, spec)
-      } else if (before && isLive(before)) {
-        this.#usage.remove(before)
-        this.#freed()
-      }
-    }
+    } else if (noteUsage(this.#usage, this.#control.store.view, change) === 'freed') this.#freed()
   }
 
   #freed(): void {
@@ -160,20 +146,4 @@ class Planner {
       }
     }
   }
-
-  #spec(job: string, version: number): Job['spec'] | undefined {
-    return this.#control.store.view.get('jobVersions', versionKey(job, version))?.spec
-  }
-}
-
-/** Who uses what, worked out from stored state. */
-export function currentUsage({ store }: Pick<Control, 'store'>): Usage {
-  const usage = new Usage()
-  for (const node of store.view.all('nodes')) usage.setNode(node)
-  for (const allocation of store.view.all('allocations')) {
-    if (!isLive(allocation)) continue
-    const spec = store.view.get('jobVersions', versionKey(allocation.job, allocation.version))?.spec
-    if (spec) usage.add(allocation, spec)
-  }
-  return usage
 }

@@ -10,9 +10,13 @@ import { type AgentMessage, beatMs, leaseMs } from '../../wire/messages.ts'
 import { beginSession, endSession, markInStep, updateFacts } from '../actions/node-session.ts'
 import { noteReport } from '../actions/note-report.ts'
 import type { Control } from '../control.ts'
+import type { SandboxNews } from '../sandboxes/note.ts'
 import { concernsAgent, Session } from './session.ts'
 
 type Hello = Extract<AgentMessage, { type: 'hello' }>
+
+/** Told what agents say of their sandboxes. */
+type SandboxListener = (news: SandboxNews) => Promise<void>
 
 /** A link that says nothing for this long at its beginning is closed. */
 const helloWithinMs = 10_000
@@ -26,9 +30,11 @@ export class Sessions {
   /** When each session was last heard of, on the monotonic clock. */
   readonly #heard = new Map<Session, number>()
   readonly #serving = new Set<Promise<void>>()
+  readonly #onSandboxes: SandboxListener
 
-  constructor(control: Control) {
+  constructor(control: Control, { onSandboxes = async () => {} }: { onSandboxes?: SandboxListener } = {}) {
     this.#control = control
+    this.#onSandboxes = onSandboxes
     control.store.subscribe((commit) => this.#follow(commit))
   }
 
@@ -178,6 +184,7 @@ export class Sessions {
         session.resync()
         return
       case 'sandboxes':
+        this.#noteSandboxes(session, message)
         return
       case 'hello':
         throw new Fault('invalid', 'the agent said hello twice')
@@ -196,6 +203,16 @@ export class Sessions {
           'a report could not be recorded; the agent will repeat it',
         ),
       )
+  }
+
+  /** Not waited for, but begun in the order in which they came; what is lost here is said again by the next session. */
+  #noteSandboxes(
+    { node, epoch }: Session,
+    { type: _type, ...said }: Extract<AgentMessage, { type: 'sandboxes' }>,
+  ): void {
+    this.#onSandboxes({ node, epoch, ...said }).catch((error: unknown) =>
+      this.#control.log.warn({ err: error, node }, 'what a node says of its sandboxes could not be recorded'),
+    )
   }
 
   #follow(commit: Commit): void {

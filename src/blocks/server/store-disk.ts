@@ -1,17 +1,13 @@
 import { open } from 'node:fs/promises'
-import type { BuildWriter } from '../../blocks/content.ts'
-import { diskChunkBytes, type Image } from '../../blocks/manifest.ts'
+import type { BuildWriter } from '../content.ts'
+import { diskChunkBytes, type Image } from '../manifest.ts'
 
 /** How many chunks are hashed and compressed at the same time. */
 const lanes = 16
 const readBytes = 16 * diskChunkBytes
 
 /** Stores a file, chunk by chunk, as the image of a disk. */
-export async function storeDisk(
-  writer: BuildWriter,
-  file: string,
-  { progress, signal }: { progress: (share: number) => void; signal: AbortSignal },
-): Promise<Image> {
+export async function storeDisk(writer: BuildWriter, file: string): Promise<Image> {
   await using handle = await open(file)
   const { size } = await handle.stat()
   const count = Math.ceil(size / diskChunkBytes)
@@ -20,7 +16,6 @@ export async function storeDisk(
   const failed = new AbortController()
   try {
     for (let at = 0; at < size; at += readBytes) {
-      signal.throwIfAborted()
       failed.signal.throwIfAborted()
       const bytes = Buffer.alloc(Math.min(readBytes, size - at))
       await readFully(handle, bytes, at)
@@ -38,7 +33,6 @@ export async function storeDisk(
         underWay.add(adding)
         if (underWay.size >= lanes) await Promise.race(underWay)
       }
-      progress((at + bytes.length) / size)
     }
   } finally {
     await Promise.all(underWay)

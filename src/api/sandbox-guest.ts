@@ -1,0 +1,153 @@
+import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { pipeline } from 'node:stream/promises'
+import { WebSocket } from 'ws'
+import { z } from 'zod'
+import { SandboxExecRequest } from '../contract/sandbox.ts'
+import type { Control } from '../control/control.ts'
+import { findSandbox } from '../control/find.ts'
+import { askIn, openIn, readConsole } from '../control/sandboxes/access.ts'
+import type { SandboxControl } from '../control/sandboxes/sandboxes.ts'
+import {
+  EventAnswer,
+  OctetAnswer,
+  type ParsedRequest,
+  type ServerSentEvent,
+  type SocketHandler,
+} from '../http/route.ts'
+import { Fault, faultCodes } from '../model/fault.ts'
+import { FileEvent } from '../model/guest.ts'
+import type { SandboxId } from '../model/ids.ts'
+import { parseLine, readLines } from '../wire/lines.ts'
+import { recordAccess } from './access.ts'
+import { firstMessage, relayExec } from './exec.ts'
+import type { Handlers } from './handlers.ts'
+import { relayBytes } from './relay-bytes.ts'
+
+type GuestHandlers = Pick<
+  Handlers,
+  | 'sandboxMetrics'
+  | 'sandboxProcesses'
+  | 'sandboxConsole'
+  | 'readSandboxFile'
+  | 'writeSandboxFile'
+  | 'removeSandboxFile'
+  | 'statSandboxFile'
+  | 'listSandboxFiles'
+  | 'makeSandboxDirectory'
+  | 'moveSandboxFile'
+  | 'watchSandboxFiles'
+>
+
+interface Options {
+  control: Control
+  sandboxes: SandboxControl
+}
+
+type Request = Pick<ParsedRequest, 'caller' | 'signal'> & { params: { sandbox: string } }
+
+export function sandboxGuestHandlers({ control, sandboxes: { desk } }: Options): GuestHandlers {
+  const idOf = ({ params }: Request) => findSandbox(control.store.view, params.sandbox).id
+  const askedBy = ({ caller, signal }: Request) => ({ by: caller.name, signal })
+  const record = (request: Request, id: SandboxId, action: string, subject: string) =>
+    recordAccess(control, { by: request.caller.name, action: `sandbox.${action}`, subject: `${id} ${subject}`.trim() })
+  return {
+    sandboxMetrics: async (request) => ({
+      metrics: await askIn(desk, idOf(request), 'metrics', {}, askedBy(request)),
+    }),
+    sandboxProcesses: (request) => askIn(desk, idOf(request), 'processes', {}, askedBy(request)),
+    sandboxConsole: async (request) =>
+      new OctetAnswer(
+        Readable.from([await readConsole(desk, idOf(request), askedBy(request))]),
+        'text/plain; charset=utf-8',
+      ),
+    readSandboxFile: async (request) => {
+      const ask = { op: 'read', ...request.query }
+      const stream = await openIn(desk, idOf(request), 'sandboxFile', ask, askedBy(request))
+      stream.end()
+      return new OctetAnswer(stream)
+    },
+    writeSandboxFile: async (request) => {
+      const id = idOf(request)
+      record(request, id, 'write', request.query.path)
+      const stream = await openIn(desk, id, 'sandboxFile', { op: 'write', ...request.query }, askedBy(request))
+      const answer = text(stream)
+      answer.catch(() => {})
+      await pipeline(request.raw, stream)
+      throwIfFault(await answer)
+      return {}
+    },
+    removeSandboxFile: async (request) => {
+      const id = idOf(request)
+      record(request, id, 'remove', request.query.path)
+      await askIn(desk, id, 'remove', request.query, askedBy(request))
+    },
+    statSandboxFile: async (request) => ({
+      entry: await askIn(desk, idOf(request), 'stat', request.query, askedBy(request)),
+    }),
+    listSandboxFiles: (request) => askIn(desk, idOf(request), 'list', request.query, askedBy(request)),
+    makeSandboxDirectory: async (request) => {
+      await askIn(desk, idOf(request), 'mkdir', request.body, askedBy(request))
+    },
+    moveSandboxFile: async (request) => {
+      const id = idOf(request)
+      record(request, id, 'move', request.body.path)
+      await askIn(desk, id, 'move', request.body, askedBy(request))
+    },
+    watchSandboxFiles: async (request) => {
+      const stream = await openIn(desk, idOf(request), 'sandboxWatch', request.query, askedBy(request))
+      stream.end()
+      return new EventAnswer(fileEvents(stream))
+    },
+  }
+}
+
+/** The exec WebSocket: the request, the node's answer to it, then frames until the command has ended. */
+export function sandboxExecSocket({ control, sandboxes: { desk } }: Options): SocketHandler {
+  return async ({ params, signal, caller }, socket) => {
+    const asked = SandboxExecRequest.safeParse(await firstMessage(socket, { signal }))
+    if (!asked.success) throw new Fault('invalid', `the exec request is not valid: ${z.prettifyError(asked.error)}`)
+    const { id } = findSandbox(control.store.view, (params as { sandbox: string }).sandbox)
+    const { command, ...rest } = asked.data
+    const words = typeof command === 'string' ? ['/bin/sh', '-c', command] : command
+    recordAccess(control, { by: caller.name, action: 'sandbox.exec', subject: id })
+    const request = { ...rest, command: words }
+    const stream = await openIn(desk, id, 'sandboxExec', request, { by: caller.name, signal })
+    socket.send(JSON.stringify({ ok: true }))
+    socket.resume()
+    await relayExec(socket, stream)
+  }
+}
+
+/** A port of the guest: `{"ok":true}`, then bytes both ways. */
+export function sandboxForwardSocket({ control, sandboxes: { desk } }: Options): SocketHandler {
+  return async ({ params, query, signal, caller }, socket) => {
+    socket.pause()
+    const { id } = findSandbox(control.store.view, (params as { sandbox: string }).sandbox)
+    const { port } = query as { port: number }
+    recordAccess(control, { by: caller.name, action: 'sandbox.forward', subject: `${id} ${port}` })
+    const stream = await openIn(desk, id, 'sandboxForward', { port }, { by: caller.name, signal })
+    if (socket.readyState !== WebSocket.OPEN) return void stream.destroy()
+    socket.send(JSON.stringify({ ok: true }))
+    const over = relayBytes(socket, stream)
+    socket.resume()
+    await over
+  }
+}
+
+const maxLineBytes = 64 * 1024
+
+async function* fileEvents(stream: Readable): AsyncGenerator<ServerSentEvent> {
+  yield { event: 'ready', data: {} }
+  for await (const line of readLines(stream, maxLineBytes)) {
+    const event = FileEvent.safeParse(parseLine(line, 'what the node says of a file'))
+    if (event.success) yield { event: 'change', data: event.data }
+  }
+}
+
+const Refused = z.object({ fault: z.object({ code: z.enum(faultCodes), message: z.string().max(10_000) }) })
+
+function throwIfFault(line: string): void {
+  const refused = line.trim() === '' ? undefined : Refused.safeParse(parseLine(line, 'what the node answered'))
+  if (refused?.success) throw new Fault(refused.data.fault.code, refused.data.fault.message)
+}
