@@ -30,7 +30,7 @@ export async function saveTemplate(options: SaveOptions): Promise<Manifest> {
   const command = startCommand(recipe.start, base)
   const started = command === undefined ? undefined : await start(options, guest, command)
   await waitUntilReady({ ...options, guest, started })
-  return store(options, guest)
+  return await store(options, guest)
 }
 
 /** What is to be started; undefined for nothing. */
