@@ -1,6 +1,7 @@
 import type { Command as Parser } from 'commander'
 import type { Cli } from './cli.ts'
-import { type CommandSpec, commandTable, groups } from './command-table.ts'
+import type { CommandSpec } from './command-spec.ts'
+import { commandTable, groups } from './command-table.ts'
 import { exitCodes } from './exit-codes.ts'
 import { type MainCommands, mainCommandTable } from './main-commands.ts'
 import { closest } from './nearest.ts'
