@@ -3,6 +3,7 @@ import { backoff } from '../kit/backoff.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Log } from '../kit/log.ts'
 import type { Random } from '../kit/random.ts'
+import { Wakeup } from '../kit/wakeup.ts'
 import { sentence } from '../model/fault.ts'
 import { encodeId, type NodeId } from '../model/ids.ts'
 import type { NodeFacts } from '../model/node.ts'
@@ -16,6 +17,8 @@ import { ImageKeeper, mostImageBytes } from './images.ts'
 import type { Ledger } from './ledger.ts'
 import type { Probe } from './probe.ts'
 import { Reporter } from './reporter.ts'
+import type { SandboxOffer } from './sandboxes/offer.ts'
+import { sandboxStreamServices } from './sandboxes/services.ts'
 import { streamServices } from './services/services.ts'
 import { converse, type SessionEnd } from './session.ts'
 import type { Workspace } from './workspace.ts'
@@ -29,15 +32,15 @@ export interface AgentOptions {
   drivers: readonly Driver[]
   probe: Probe
   node: { id: NodeId; name: string; labels?: Readonly<Record<string, string>> }
-  /** What the node is, now. Asked again every half minute. */
+  /** What the node is, now. Asked again every half minute, and when `newFacts` rings. */
   facts: () => Promise<NodeFacts>
+  newFacts?: Wakeup | undefined
+  /** Sandboxes, and what makes their templates, where this machine can have them. */
+  sandboxes?: SandboxOffer | undefined
   /** Bytes that images may take on this node; unused ones go first. 20 GiB when not given. */
   imageBudget?: number
   /** Connects to the control plane and offers it these services. */
-  dial: (options: {
-    services: Readonly<Record<ServiceName, StreamService>>
-    signal: AbortSignal
-  }) => Promise<ControlLink>
+  dial: (options: { services: Readonly<Record<string, StreamService>>; signal: AbortSignal }) => Promise<ControlLink>
   /** Ends the agent as `close` does. */
   signal?: AbortSignal
 }
@@ -90,6 +93,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     log.info({ allocations: allocations.count }, 'took over the allocations of an earlier agent')
 
   const services = streamServices(parts, allocations)
+  const offered = options.sandboxes ? { ...services, ...sandboxStreamServices(options.sandboxes) } : services
+  const newFacts = options.newFacts ?? new Wakeup()
   const instance = encodeId(options.random.bytes(10))
   let connected = false
   let linked: ControlLink | undefined
@@ -98,7 +103,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   async function* changedFacts({ signal }: { signal: AbortSignal }): AsyncGenerator<NodeFacts> {
     let said = JSON.stringify(facts)
     while (!signal.aborted) {
-      await clock.sleep(factsMs, { signal })
+      await newFacts.next({ clock, withinMs: factsMs, signal })
+      signal.throwIfAborted()
       facts = await options.facts().catch((error: unknown) => {
         log.warn({ err: error }, 'the facts of this machine could not be read')
         return facts
@@ -111,7 +117,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   }
 
   const session = async (): Promise<SessionEnd> => {
-    const link = await options.dial({ services, signal })
+    const link = await options.dial({ services: offered, signal })
     linked = link
     try {
       facts = await options.facts().catch(() => facts)
@@ -125,6 +131,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
         log,
         allocations,
         reporter,
+        sandboxes: options.sandboxes,
         relabel: (labels) => {
           node.labels = labels
         },

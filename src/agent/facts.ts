@@ -9,7 +9,8 @@ export interface FactsOptions {
   clock: Clock
   /** The agent's own directory: its disk is what workloads get. */
   root: string
-  drivers: readonly Driver[]
+  /** And what else has facts of the same kind. */
+  drivers: readonly Pick<Driver, 'name' | 'facts'>[]
   /** Version of Tutti. */
   version: string
   address?: string | undefined
@@ -60,7 +61,7 @@ export async function machineFacts(options: FactsOptions): Promise<NodeFacts> {
 /** A driver's tools may hang; a node without one driver is better than none. */
 const driverPatienceMs = 10_000
 
-async function driverFacts(driver: Driver, clock: Clock): Promise<DriverFacts> {
+async function driverFacts(driver: Pick<Driver, 'facts'>, clock: Clock): Promise<DriverFacts> {
   using patience = deadline(clock, driverPatienceMs)
   const late = new Promise<never>((_, reject) => {
     patience.signal.addEventListener('abort', () =>

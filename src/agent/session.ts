@@ -7,6 +7,8 @@ import type { ControlLink } from '../wire/link.ts'
 import type { AgentMessage, ControlMessage } from '../wire/messages.ts'
 import type { Allocations } from './allocations.ts'
 import type { Reporter } from './reporter.ts'
+import type { SandboxOffer } from './sandboxes/offer.ts'
+import { reportSandboxes } from './sandboxes/report.ts'
 
 export interface SessionOptions {
   link: ControlLink
@@ -15,6 +17,8 @@ export interface SessionOptions {
   log: Log
   allocations: Allocations
   reporter: Reporter
+  /** Undefined where the node has none. */
+  sandboxes: SandboxOffer | undefined
   /** The control plane's word on the node's labels. */
   relabel: (labels: Readonly<Record<string, string>>) => void
   /** Yields the facts each time they have changed. */
@@ -57,6 +61,8 @@ export async function converse(options: SessionOptions): Promise<SessionEnd> {
         besides(beat(link, message.beatMs, { clock, signal }))
         besides(reporter.run((report) => link.send(report), { signal }))
         besides(tellFacts(options, signal))
+        const { sandboxes } = options
+        if (sandboxes) besides(reportSandboxes(sandboxes, (news) => link.send(news), { clock, signal }))
       } else await take(message, { link, allocations, reporter })
     }
     return { how: 'lost', welcomed, error: failure ?? new Fault('unavailable', 'the control plane ended the session') }

@@ -8,13 +8,16 @@ import type { Image, Manifest } from './manifest.ts'
  * `conflict` with the words "corrupt" or "missing" and the chunk for bytes that are not what their hash says.
  */
 export interface ContentStore {
-  /** The chunk's bytes; do not change them. `id` is the 32 bytes of its hash. */
-  chunk(id: Uint8Array, options?: { packs?: readonly string[]; signal?: AbortSignal }): Promise<Buffer>
+  /** The chunk's bytes; do not change them. `id` is the 32 bytes of its hash; `build` is for the words of a Fault. */
+  chunk(id: Uint8Array, options?: { packs?: readonly string[]; build?: BuildId; signal?: AbortSignal }): Promise<Buffer>
   manifest(id: BuildId): Promise<Manifest>
   /** Reads an image's map so that chunks can be found by number. */
-  open(image: Image, options: { packs: readonly string[] }): Promise<ImageReader>
-  /** Begins a build. Nothing of it is seen by anybody before `publish`. */
-  write(): Promise<BuildWriter>
+  open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
+  /**
+   * Begins a build. Nothing of it is seen by anybody before `publish`. Chunks that packs of `basedOn` hold are not stored
+   * again even where these packs lie in the object store only.
+   */
+  write(options?: { basedOn?: Manifest }): Promise<BuildWriter>
   /** Names what must be kept; a build without a name that leads to it is removed by the next collection. */
   setReference(name: string, build: BuildId): Promise<void>
   reference(name: string): Promise<BuildId | undefined>
@@ -28,6 +31,8 @@ export interface ImageReader {
   isZero(number: number): boolean
   /** Chunk `number` decompressed and verified; zeros for a zero chunk. */
   read(number: number, options?: { signal?: AbortSignal }): Promise<Buffer>
+  /** Brings chunks here from the object store, in the order given, without reading them; zero ones cost nothing. */
+  prefetch(numbers: readonly number[], options?: { signal?: AbortSignal }): Promise<void>
 }
 
 /** Dispose without `publish` and nothing stays but what garbage collection finds. */

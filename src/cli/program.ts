@@ -1,10 +1,10 @@
 import type { Command as Parser } from 'commander'
+import { closest } from '../kit/nearest.ts'
 import type { Cli } from './cli.ts'
 import type { CommandSpec } from './command-spec.ts'
 import { commandTable, groups } from './command-table.ts'
 import { exitCodes } from './exit-codes.ts'
 import { type MainCommands, mainCommandTable } from './main-commands.ts'
-import { closest } from './nearest.ts'
 import { reportFailure } from './report-failure.ts'
 import { openCli } from './system-cli.ts'
 

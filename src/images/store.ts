@@ -8,6 +8,7 @@ import { Fault } from '../model/fault.ts'
 import { neverPulled, wrongArchitecture } from './faults.ts'
 import { type Credentials, fetchImage } from './fetch.ts'
 import { Digest, ImageFacts, readLayout } from './manifest.ts'
+import { readArchive } from './read-archive.ts'
 import { formatReference, parseReference, type Reference } from './reference.ts'
 import { lastLine, runTool } from './run-tool.ts'
 import { SharedWork } from './shared-work.ts'
@@ -57,6 +58,15 @@ export class ImageStore {
       }
       release()
     }
+  }
+
+  /** An image from a file on this node, read anew each time: `oci-archive:FILE`, `docker-archive:FILE`, `oci:DIRECTORY`. */
+  async load(source: string, shared: Shared): Promise<{ image: Image; release: () => void }> {
+    await this.#whenReady()
+    const image = await this.#bring(source, shared, (layout) =>
+      readArchive({ source, layout, architecture: this.#architecture, ...shared }),
+    )
+    return { image, release: this.#claim(image.digest) }
   }
 
   /** An image by digest, as a task noted it before the agent was restarted. */
@@ -134,21 +144,29 @@ export class ImageStore {
 
   async #pull(reference: Reference, { credentials }: ObtainOptions, shared: Shared): Promise<Image> {
     const text = formatReference(reference)
+    const architecture = this.#architecture
+    const authFile = this.#authFile
+    const image = await this.#bring(text, shared, (layout) =>
+      fetchImage({ ...shared, clock: this.#clock, reference, credentials, authFile, architecture, layout }),
+    )
+    await replaceFile(this.#refFile(text), JSON.stringify({ reference: text, digest: image.digest } satisfies Ref))
+    return image
+  }
+
+  /** Lets an image be written into a layout, and unpacks it unless it is here already. */
+  async #bring(text: string, shared: Shared, fetch: (layout: string) => Promise<void>): Promise<Image> {
     const layout = await mkdtemp(join(this.#directory, 'pulls', 'pull-'))
     this.#working += 1
     try {
       await symlink(join(this.#directory, 'blobs'), join(layout, 'blobs'))
-      const architecture = this.#architecture
-      const authFile = this.#authFile
-      await fetchImage({ ...shared, clock: this.#clock, reference, credentials, authFile, architecture, layout })
+      await fetch(layout)
       const facts = await readLayout(layout)
-      if (facts.architecture !== architecture || facts.os !== 'linux')
-        throw wrongArchitecture(text, [platformOf(facts)], architecture)
+      if (facts.architecture !== this.#architecture || facts.os !== 'linux')
+        throw wrongArchitecture(text, [platformOf(facts)], this.#architecture)
       if (!existsSync(this.#at(facts.digest)))
         await this.#unpacks.join(facts.digest, shared, (asked) => this.#unpack(facts, text, layout, asked))
       const image = await this.get(facts.digest)
       if (!image) throw new Fault('unavailable', `image "${text}" was removed while it was being unpacked; try again`)
-      await replaceFile(this.#refFile(text), JSON.stringify({ reference: text, digest: facts.digest } satisfies Ref))
       return image
     } finally {
       this.#working -= 1

@@ -1,5 +1,8 @@
 import { z } from 'zod'
+import { Egress } from './egress.ts'
 import { BuildId, type NodeId, SandboxId } from './ids.ts'
+
+export { Egress } from './egress.ts'
 
 /**
  * A sandbox: an interactive microVM with a time limit. Its life on one node:
@@ -26,18 +29,6 @@ export const nextPhases: Record<SandboxPhase, readonly SandboxPhase[]> = {
 export function isOver(phase: SandboxPhase): boolean {
   return nextPhases[phase].length === 0
 }
-
-/** What may be reached from inside. Names match exactly, or everything below with `*.`; allow wins over nothing else. */
-export const Egress = z.discriminatedUnion('mode', [
-  z.strictObject({ mode: z.literal('allow') }),
-  z.strictObject({ mode: z.literal('deny') }),
-  z.strictObject({
-    mode: z.literal('list'),
-    cidrs: z.array(z.string().max(50)).max(1000).default([]),
-    domains: z.array(z.string().max(255)).max(1000).default([]),
-  }),
-])
-export type Egress = z.infer<typeof Egress>
 
 /** What a sandbox is to be, as its node is told. */
 export const SandboxSpec = z.strictObject({

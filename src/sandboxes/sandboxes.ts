@@ -23,7 +23,7 @@ export interface Sandboxes extends AsyncDisposable {
   kill(id: SandboxId): Promise<void>
   setEgress(id: SandboxId, egress: Egress): Promise<void>
   /** The way in; only for running ones. */
-  guest(id: SandboxId): Promise<GuestChannel>
+  guest(id: SandboxId): Promise<GuestAccess>
   /** The guest's console, for people. */
   console(id: SandboxId): Promise<string>
   list(): SandboxStatus[]
@@ -31,6 +31,12 @@ export interface Sandboxes extends AsyncDisposable {
   subscribe(listener: (news: SandboxNews) => void): () => void
   /** How many start at the same time, what waits, what the pools hold. */
   facts(): SandboxFacts
+}
+
+export interface GuestAccess {
+  channel: GuestChannel
+  /** To be given to every command, under what it brings itself: the guest keeps none of it, so no snapshot holds it. */
+  env: Record<string, string>
 }
 
 export interface Saved {

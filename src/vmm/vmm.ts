@@ -70,6 +70,8 @@ export interface BootOptions extends Placed {
 }
 
 export interface WarmOptions extends Placed {
+  /** Where its network will be: a process cannot change its namespace later. */
+  network?: NetworkBackend
   memory?: { path: string }
 }
 
@@ -101,6 +103,8 @@ export interface Vm extends AsyncDisposable {
   readonly directory: string
   /** Unix socket of the guest agent's channel. */
   readonly channel: string
+  /** Where set: sent first on every connection to the channel, which answers with one line before all else. */
+  readonly opening?: string
   /** The guest's console so far, for people: a file. */
   readonly console: string
   /** Settles when the process has ended; never rejects. */

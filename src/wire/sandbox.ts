@@ -84,7 +84,7 @@ export type SandboxWatchStream = z.infer<typeof SandboxWatchStream>
 export const BuildStream = z.strictObject({
   build: BuildId,
   template: z.string().max(63),
-  /** As checked by `build/recipe.ts`. */
+  /** As checked by `recipe/recipe.ts`. */
   recipe: z.unknown(),
   noCache: z.boolean().default(false),
   /** Where the recipe begins from a template: the build it stands for. */

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { BuildId } from '../../model/ids.ts'
 import { MachineShape } from '../../model/sandbox.ts'
-import { Defaults, Image } from '../manifest.ts'
+import { Defaults, Image, Manifest } from '../manifest.ts'
 
 /**
  * The block server: a process of its own for each node that holds the data of sandboxes, so that the agent may die and its
@@ -39,6 +39,11 @@ export const requests = {
    */
   openMemory: z.strictObject({ build: BuildId, holder: Name, lazy: z.boolean().optional() }),
   releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
+  /** Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. */
+  newMemory: z.strictObject({ name: Name, size: z.int().positive() }),
+  closeMemory: z.strictObject({ name: Name }),
+  /** Lets go of every memory image that the holder has, and of the memory of that name. */
+  releaseHolder: z.strictObject({ holder: Name }),
   /**
    * Copies, from the stopped process `pid`, the pages of the mapping of the memory image that differ from it; answers as
    * soon as they are copied and the VM may go on or go away. `capture` names the copy for `store`.
@@ -84,33 +89,76 @@ export const requests = {
   touched: z.strictObject({ pid: z.int().positive(), path: Path, size: z.int() }),
   /** Writes a build's device state to a file. */
   devices: z.strictObject({ build: BuildId, path: Path }),
+  manifest: z.strictObject({ build: BuildId }),
+  /** Makes a build of the disk in a file, such as one that was just made from an image. */
+  importDisk: z.strictObject({
+    file: Path,
+    build: BuildId,
+    createdAt: z.int(),
+    machine: MachineShape,
+    defaults: Defaults,
+    reference: z.string().max(200),
+  }),
+  reference: z.strictObject({ name: z.string().max(200) }),
+  setReference: z.strictObject({ name: z.string().max(200), build: BuildId }),
+  /** Removes a name; what only it led to is freed by the next collection. */
+  deleteReference: z.strictObject({ name: z.string().max(200) }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
   list: z.strictObject({}),
+  /** Ends the server once this is answered. Disks that are open are served again by the next one. */
+  stop: z.strictObject({}),
 } as const
 
 export const answers = {
   openDisk: z.strictObject({ socket: Path, size: z.int() }),
   cutDisk: z.strictObject({ epoch: z.int() }),
   closeDisk: z.strictObject({}),
-  openMemory: z.strictObject({ path: Path, size: z.int(), sealed: z.boolean(), lazy: z.boolean() }),
+  openMemory: z.strictObject({
+    path: Path,
+    size: z.int(),
+    sealed: z.boolean(),
+    lazy: z.boolean(),
+    /** A library to preload into the VMM, so that it does not read far ahead in a lazy memory; null where there is none. */
+    preload: Path.nullable(),
+  }),
   releaseMemory: z.strictObject({}),
+  newMemory: z.strictObject({ path: Path, size: z.int() }),
+  closeMemory: z.strictObject({}),
+  releaseHolder: z.strictObject({}),
   captureMemory: z.strictObject({ bytes: z.int() }),
   applyMemory: z.strictObject({ bytes: z.int() }),
   store: z.strictObject({ build: BuildId, addedBytes: z.int(), disk: Image }),
   dropCapture: z.strictObject({}),
   touched: z.strictObject({ chunks: z.array(z.int().nonnegative()) }),
   devices: z.strictObject({ bytes: z.int() }),
+  manifest: z.strictObject({ manifest: Manifest }),
+  importDisk: z.strictObject({ manifest: Manifest }),
+  reference: z.strictObject({ build: BuildId.nullable() }),
+  setReference: z.strictObject({}),
+  deleteReference: z.strictObject({}),
   list: z.strictObject({
     disks: z.array(
       z.strictObject({ name: Name, build: BuildId.nullable(), size: z.int(), epoch: z.int(), overlayBytes: z.int() }),
     ),
     memories: z.array(z.strictObject({ build: BuildId, holders: z.array(Name), bytes: z.int() })),
     captures: z.array(Name),
+    /** Memories of machines that boot. */
+    newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),
+    /** How memory is held and captured here; found out when the server started. */
+    method: z.strictObject({
+      memory: z.enum(['memfd', 'file']),
+      capture: z.enum(['pagemap', 'none']),
+      lazy: z.enum(['fuse', 'none']),
+    }),
+    pid: z.int(),
   }),
+  stop: z.strictObject({}),
 } as const
 
 export type RequestName = keyof typeof requests
 export type RequestOf<N extends RequestName> = z.input<(typeof requests)[N]>
+/** As the server has parsed it. */
+export type ParsedRequest<N extends RequestName> = z.infer<(typeof requests)[N]>
 export type AnswerOf<N extends RequestName> = z.infer<(typeof answers)[N]>
 
 /** The agent's end; rejects with the server's Fault, or `unavailable` when the server is gone. */

@@ -1,6 +1,6 @@
 import { z } from 'zod'
+import { closest } from '../../kit/nearest.ts'
 import { JobSpec } from '../../model/job.ts'
-import { closest } from '../nearest.ts'
 
 /** One mistake of a spec in words a person can act on. `at` says what of the path to point to. */
 export interface Explained {
@@ -10,28 +10,37 @@ export interface Explained {
   message: string
 }
 
-/** What zod found in `value`, said for people: the offending words, and what would be right. */
-export function explainIssues(issues: readonly z.core.$ZodIssue[], value: unknown): Explained[] {
-  return issues.flatMap((issue) => explain(issue, [...issue.path], value))
+/** What a file is to hold. */
+export interface Subject {
+  schema: z.ZodType
+  /** `a job` */
+  name: string
+  /** What people who come from elsewhere write, and what it is called here. */
+  synonyms: Readonly<Record<string, string>>
 }
 
-function explain(issue: z.core.$ZodIssue, path: PropertyKey[], root: unknown): Explained[] {
+/** What zod found in `value`, said for people: the offending words, and what would be right. */
+export function explainIssues(issues: readonly z.core.$ZodIssue[], value: unknown, about: Subject = jobs): Explained[] {
+  return issues.flatMap((issue) => explain(issue, [...issue.path], value, about))
+}
+
+function explain(issue: z.core.$ZodIssue, path: PropertyKey[], root: unknown, about: Subject): Explained[] {
   const value = valueAt(root, path)
-  const subject = nameOf(path)
+  const subject = nameOf(path, about)
   switch (issue.code) {
     case 'unrecognized_keys':
-      return issue.keys.map((key) => ({ path: [...path, key], at: 'key', message: unknownKey(key, path, root) }))
+      return issue.keys.map((key) => ({ path: [...path, key], at: 'key', message: unknownKey(key, path, root, about) }))
     case 'invalid_key':
       return [{ path, at: 'key', message: `${quote(path.at(-1))} ${issue.issues[0]?.message ?? 'is not a valid key'}` }]
     case 'invalid_union': {
       const { options } = issue as { options?: unknown[] }
-      if (issue.discriminator !== undefined && options) return [choice(path, value, options.map(String))]
-      return explainUnion(issue, path, root)
+      if (issue.discriminator !== undefined && options) return [choice(path, value, options.map(String), about)]
+      return explainUnion(issue, path, root, about)
     }
     case 'invalid_value':
-      return [choice(path, value, issue.values.map(String))]
+      return [choice(path, value, issue.values.map(String), about)]
     case 'invalid_type':
-      return [wrongType(path, value, [issue.expected])]
+      return [wrongType(path, value, [issue.expected], about)]
     case 'too_small':
     case 'too_big':
       return [{ path, at: 'value', message: `${subject} ${bound(issue)}, not ${measured(issue.origin, value)}` }]
@@ -41,22 +50,27 @@ function explain(issue: z.core.$ZodIssue, path: PropertyKey[], root: unknown): E
 }
 
 /** Of several forms, the one that was meant is the one that fails latest; if none gets anywhere, all are named. */
-function explainUnion(issue: z.core.$ZodIssueInvalidUnion, path: PropertyKey[], root: unknown): Explained[] {
+function explainUnion(
+  issue: z.core.$ZodIssueInvalidUnion,
+  path: PropertyKey[],
+  root: unknown,
+  about: Subject,
+): Explained[] {
   const atOnce = (branch: readonly z.core.$ZodIssue[]) =>
     branch.some(({ code, path: inner }) => inner.length === 0 && (code === 'invalid_type' || code === 'invalid_value'))
   const meant = issue.errors.find((branch) => !atOnce(branch))
-  if (meant) return meant.flatMap((inner) => explain(inner, [...path, ...inner.path], root))
+  if (meant) return meant.flatMap((inner) => explain(inner, [...path, ...inner.path], root, about))
   const forms = issue.errors.flatMap((branch) =>
     branch.flatMap((inner) => {
       if (inner.code === 'invalid_type') return [inner.expected]
       return inner.code === 'invalid_value' ? inner.values.map((each) => `"${String(each)}"`) : []
     }),
   )
-  return [wrongType(path, valueAt(root, path), forms)]
+  return [wrongType(path, valueAt(root, path), forms, about)]
 }
 
-function choice(path: PropertyKey[], value: unknown, allowed: readonly string[]): Explained {
-  const subject = nameOf(path)
+function choice(path: PropertyKey[], value: unknown, allowed: readonly string[], about: Subject): Explained {
+  const subject = nameOf(path, about)
   const all = allowed.length === 1 ? `"${allowed[0]}"` : `one of ${allowed.join(', ')}`
   if (value === undefined) return { path, at: 'parent', message: `${subject} is missing; it is ${all}` }
   const near = typeof value === 'string' ? closest(value, allowed) : undefined
@@ -74,11 +88,11 @@ const typeNames: Readonly<Record<string, string>> = {
   record: 'a mapping of names to values',
 }
 
-function wrongType(path: PropertyKey[], value: unknown, expected: readonly string[]): Explained {
+function wrongType(path: PropertyKey[], value: unknown, expected: readonly string[], about: Subject): Explained {
   const names = [...new Set(expected.map((type) => typeNames[type] ?? type))]
   const wanted =
     names.length > 1 ? `${names.slice(0, -1).join(', ')} or ${names.at(-1)}` : (names[0] ?? 'something else')
-  const subject = nameOf(path)
+  const subject = nameOf(path, about)
   if (value === undefined) return { path, at: 'parent', message: `${subject} is missing; it is ${wanted}` }
   const got = value === null ? 'nothing' : quote(value)
   return { path, at: value === null ? 'key' : 'value', message: `${subject} must be ${wanted}, not ${got}` }
@@ -107,8 +121,7 @@ function phrase(message: string, subject: string, value: unknown): string {
   return message
 }
 
-/** What people who come from elsewhere write, and what it is called here. */
-const synonyms: Readonly<Record<string, string>> = {
+const jobSynonyms: Readonly<Record<string, string>> = {
   job: 'name',
   id: 'name',
   replicas: 'count',
@@ -139,14 +152,16 @@ const synonyms: Readonly<Record<string, string>> = {
   stop_grace_period: 'kill',
 }
 
-function unknownKey(key: string, path: PropertyKey[], root: unknown): string {
-  const known = knownKeys(path, root)
-  const where = path.length === 0 ? 'of a job' : `of ${nameOf(path)}`
+const jobs: Subject = { schema: JobSpec, name: 'a job', synonyms: jobSynonyms }
+
+function unknownKey(key: string, path: PropertyKey[], root: unknown, about: Subject): string {
+  const known = knownKeys(path, root, about)
+  const where = `of ${nameOf(path, about)}`
   const start = `"${key}" is not a key ${where}`
-  const synonym = synonyms[key]
+  const synonym = Object.hasOwn(about.synonyms, key) ? about.synonyms[key] : undefined
   const near = synonym !== undefined && known.includes(synonym) ? synonym : closest(key, known)
   if (near !== undefined) return `${start}; did you mean "${near}"?`
-  const home = homeOf(key, path)
+  const home = about === jobs ? homeOf(key, path) : undefined
   if (home !== undefined) return `${start}; it belongs under ${home}`
   return `${start}; the keys are ${known.join(', ')}`
 }
@@ -154,10 +169,11 @@ function unknownKey(key: string, path: PropertyKey[], root: unknown): string {
 /** Where a key that stands in the wrong place belongs. */
 function homeOf(key: string, path: PropertyKey[]): string | undefined {
   const inTask = path[0] === 'tasks' && path.length === 2
-  if (!inTask && path.length === 0 && knownKeys(['tasks', 'x'], undefined).includes(key)) return '"tasks", in a task'
-  if (knownKeys(['tasks', 'x', 'resources'], undefined).includes(key))
+  if (!inTask && path.length === 0 && knownKeys(['tasks', 'x'], undefined, jobs).includes(key))
+    return '"tasks", in a task'
+  if (knownKeys(['tasks', 'x', 'resources'], undefined, jobs).includes(key))
     return inTask ? '"resources"' : '"resources" of a task'
-  if (inTask && knownKeys([], undefined).includes(key)) return 'the job, beside "tasks"'
+  if (inTask && knownKeys([], undefined, jobs).includes(key)) return 'the job, beside "tasks"'
   return undefined
 }
 
@@ -173,11 +189,20 @@ interface JsonSchema {
   const?: unknown
 }
 
-let schema: JsonSchema | undefined
+const schemas = new WeakMap<Subject, JsonSchema>()
+
+function schemaOf(about: Subject): JsonSchema {
+  const known = schemas.get(about)
+  if (known) return known
+  const schema = z.toJSONSchema(about.schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema
+  schemas.set(about, schema)
+  return schema
+}
 
 /** The keys that may stand at a path, read from the schema itself. */
-function knownKeys(path: readonly PropertyKey[], root: unknown): string[] {
-  schema ??= z.toJSONSchema(JobSpec, { io: 'input', unrepresentable: 'any' }) as JsonSchema
+function knownKeys(path: readonly PropertyKey[], root: unknown, about: Subject): string[] {
+  const schema = schemaOf(about)
+  const forms = (each: JsonSchema) => formsOf(each, schema)
   let at: JsonSchema[] = [schema]
   let value = root
   for (const step of path) {
@@ -198,10 +223,10 @@ function knownKeys(path: readonly PropertyKey[], root: unknown): string[] {
   return [...new Set(chosen.flatMap(({ properties }) => Object.keys(properties ?? {})))]
 }
 
-function forms(each: JsonSchema): JsonSchema[] {
-  const named = each.$ref === undefined ? undefined : schema?.$defs?.[each.$ref.replace('#/$defs/', '')]
+function formsOf(each: JsonSchema, schema: JsonSchema): JsonSchema[] {
+  const named = each.$ref === undefined ? undefined : schema.$defs?.[each.$ref.replace('#/$defs/', '')]
   const several = [...(each.anyOf ?? []), ...(each.oneOf ?? []), ...(each.allOf ?? []), ...(named ? [named] : [])]
-  return several.length > 0 ? [each, ...several.flatMap(forms)] : [each]
+  return several.length > 0 ? [each, ...several.flatMap((form) => formsOf(form, schema))] : [each]
 }
 
 function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
@@ -214,10 +239,12 @@ function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 /** The last name of a path, with its number in a list: `checks[1]`. */
-function nameOf(path: readonly PropertyKey[]): string {
+function nameOf(path: readonly PropertyKey[], about: Subject): string {
   const last = path.at(-1)
-  if (last === undefined) return 'a job'
-  return typeof last === 'number' ? `${nameOf(path.slice(0, -1)).replaceAll('"', '')}[${last}]` : `"${String(last)}"`
+  if (last === undefined) return about.name
+  return typeof last === 'number'
+    ? `${nameOf(path.slice(0, -1), about).replaceAll('"', '')}[${last}]`
+    : `"${String(last)}"`
 }
 
 function quote(value: unknown): string {

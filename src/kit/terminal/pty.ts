@@ -1,4 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs'
+import { loadFfi } from '../ffi.ts'
 
 /**
  * A pseudo terminal of this machine, by the C library through node:ffi: no native module to build. node:ffi is young
@@ -33,7 +34,7 @@ const closeOnExec = 0o2000000
 
 function load(): PtyOpener {
   if (process.platform !== 'linux') return { lacking: 'terminals through the C library are made for Linux only' }
-  const ffi = quietly(() => process.getBuiltinModule('node:ffi'))
+  const ffi = loadFfi()
   if (ffi === undefined) return { lacking: `node:ffi is not part of Node ${process.versions.node}; use Node 26` }
   try {
     const { functions: libc } = ffi.dlopen(null, {
@@ -64,21 +65,5 @@ function load(): PtyOpener {
     return { open }
   } catch (error) {
     return { lacking: `the C library cannot be called: ${error instanceof Error ? error.message : String(error)}` }
-  }
-}
-
-/** Loading node:ffi prints that it is experimental. That is our business, and not what a user's terminal should show. */
-function quietly<T>(load: () => T): T | undefined {
-  const { emitWarning } = process
-  const filtered = (...args: Parameters<typeof emitWarning>) => {
-    if (!String(args[0]).includes('FFI')) emitWarning.apply(process, args)
-  }
-  process.emitWarning = filtered as typeof emitWarning
-  try {
-    return load()
-  } catch {
-    return undefined
-  } finally {
-    process.emitWarning = emitWarning
   }
 }

@@ -1,0 +1,142 @@
+import { once } from 'node:events'
+import type { Duplex } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import type { z } from 'zod'
+import { Fault } from '../../model/fault.ts'
+import type { StreamService } from '../../wire/link.ts'
+import type {
+  SandboxExecStream,
+  SandboxFileStream,
+  SandboxForwardStream,
+  SandboxRequest,
+  SandboxWatchStream,
+} from '../../wire/sandbox.ts'
+import { sandboxServices } from '../../wire/sandbox.ts'
+import { carryExecution } from '../services/carry.ts'
+import type { SandboxOffer, SandboxParts } from './offer.ts'
+import { answerRequest } from './requests.ts'
+
+type Served<Request> = (
+  request: Request,
+  stream: Duplex,
+  parts: SandboxParts,
+  options: { signal: AbortSignal },
+) => Promise<void>
+
+/** What this agent serves about sandboxes on byte streams; each request is parsed before anything is done with it. */
+export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof sandboxServices, StreamService> {
+  const serve =
+    <Name extends keyof typeof sandboxServices>(
+      name: Name,
+      service: Served<z.infer<(typeof sandboxServices)[Name]>>,
+    ): StreamService =>
+    async (request, stream, options) => {
+      const result = sandboxServices[name].safeParse(request)
+      if (result.success)
+        return service(result.data as z.infer<(typeof sandboxServices)[Name]>, stream, await offer.open(), options)
+      const [issue] = result.error.issues
+      throw new Fault('invalid', `the request for ${name} is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
+    }
+  return {
+    sandbox: serve('sandbox', answer),
+    sandboxExec: serve('sandboxExec', exec),
+    sandboxFile: serve('sandboxFile', file),
+    sandboxForward: serve('sandboxForward', forward),
+    sandboxWatch: serve('sandboxWatch', watch),
+    build: serve('build', (request, stream, { builder }, options) => builder.serve(request, stream, options)),
+  }
+}
+
+/** One question, one line of JSON. */
+async function answer(
+  request: SandboxRequest,
+  stream: Duplex,
+  { sandboxes, builder }: SandboxParts,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  stream.end(`${JSON.stringify(await answerRequest(sandboxes, builder, request, options))}\n`)
+}
+
+async function exec(
+  { id, command, env, cwd, user, terminal, detached }: SandboxExecStream,
+  stream: Duplex,
+  { sandboxes }: SandboxParts,
+  { signal }: { signal: AbortSignal },
+): Promise<void> {
+  const { channel, env: given } = await sandboxes.guest(id)
+  await carryExecution(
+    stream,
+    (options) => channel.start({ command, env: { ...given, ...env }, cwd, user, terminal, detached }, options),
+    { signal },
+  )
+}
+
+async function file(
+  request: SandboxFileStream,
+  stream: Duplex,
+  { sandboxes }: SandboxParts,
+  { signal }: { signal: AbortSignal },
+): Promise<void> {
+  const { files } = (await sandboxes.guest(request.id)).channel
+  if (request.op === 'read') {
+    const { path, offset, length } = request
+    const bytes = await files.read(path, {
+      signal,
+      ...(offset === undefined ? {} : { offset }),
+      ...(length === undefined ? {} : { length }),
+    })
+    // Nothing is expected, but the end of the other side is to be seen.
+    stream.resume()
+    await pipeline(bytes, stream, { signal })
+    return
+  }
+  const { path, mode, user } = request
+  const into = await files.write(path, {
+    signal,
+    ...(mode === undefined ? {} : { mode }),
+    ...(user === undefined ? {} : { user }),
+  })
+  await pipeline(stream, into, { signal, end: true }).catch((error: unknown) => {
+    into.destroy()
+    throw error
+  })
+  await into.written
+  stream.end(`${JSON.stringify({ ok: true })}\n`)
+}
+
+async function forward(
+  { id, port }: SandboxForwardStream,
+  stream: Duplex,
+  { sandboxes }: SandboxParts,
+  { signal }: { signal: AbortSignal },
+): Promise<void> {
+  const { channel } = await sandboxes.guest(id)
+  const inner = await channel.forward(port, { signal })
+  await Promise.allSettled([pipeline(stream, inner, { signal }), pipeline(inner, stream, { signal })])
+}
+
+/** One JSON a line; a reader that falls behind slows the watch down, whose own buffer in the guest is bounded. */
+async function watch(
+  { id, path, recursive }: SandboxWatchStream,
+  stream: Duplex,
+  { sandboxes }: SandboxParts,
+  { signal }: { signal: AbortSignal },
+): Promise<void> {
+  const { files } = (await sandboxes.guest(id)).channel
+  const over = new AbortController()
+  const either = AbortSignal.any([signal, over.signal])
+  const events = await files.watch(path, { recursive, signal: either })
+  stream.resume()
+  stream.once('close', () => over.abort(new Fault('unavailable', 'the stream was given up')))
+  stream.on('error', () => {})
+  stream.write('')
+  try {
+    for await (const event of events) {
+      if (stream.destroyed) return
+      if (!stream.write(`${JSON.stringify(event)}\n`))
+        await Promise.race([once(stream, 'drain'), once(stream, 'close')]).catch(() => {})
+    }
+  } catch (error) {
+    if (!either.aborted) throw error
+  }
+}

@@ -1,0 +1,146 @@
+import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync, writeSync } from 'node:fs'
+import { Fault } from '../../model/fault.ts'
+import { loadLibc } from './libc.ts'
+import { addressOf, findMappings, findPages, type Mapping, pageBytes, type Run } from './mapping.ts'
+import { writePages } from './pages-file.ts'
+
+export interface CaptureRequest {
+  pid: number
+  path: string
+  /** By which the file is known in the process when `path` is no more. */
+  name: string | undefined
+  /** Bytes of the memory. */
+  size: number
+  /** Whether the process has it for itself, so that only its own pages count; otherwise the file is the memory. */
+  isPrivate: boolean
+  /** File for the pages; what they are lies beside it. */
+  into: string
+}
+
+/** Pages are copied so many bytes at a time: little enough to stay in the processor's cache between its two halves. */
+const stepBytes = 1024 * 1024
+
+/** Copies what is the stopped process's own; gives the bytes that it copied. */
+export function capture(request: CaptureRequest): number {
+  const mappings = findMappings(request.pid, request.path, request.name)
+  const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
+  const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
+  try {
+    const wanted = runs ?? dataRuns(source, request.size)
+    const inside = cutTo(wanted, request.size)
+    const step = Buffer.allocUnsafeSlow(stepBytes)
+    writePages(request.into, inside, (fd) => {
+      let at = 0
+      for (const { offset, length } of steps(inside)) {
+        const place = runs ? addressOf(mappings, offset) : { address: offset, length }
+        const count = Math.min(length, place.length)
+        readExactly(source, step, count, place.address)
+        at += writeExactly(fd, step, count, at)
+        if (count < length) throw new Fault('internal', 'a page lies across two mappings')
+      }
+    })
+    return inside.reduce((sum, { count }) => sum + count * pageBytes, 0)
+  } finally {
+    closeSync(source)
+  }
+}
+
+/** Chunks that the process has touched, in their order in memory. */
+export function touchedChunks(
+  pid: number,
+  path: string,
+  name: string | undefined,
+  size: number,
+  chunkBytes: number,
+): number[] {
+  const runs = cutTo(findPages(pid, findMappings(pid, path, name), 'present'), size)
+  const chunks = new Set<number>()
+  for (const { first, count } of runs) {
+    const last = Math.floor(((first + count) * pageBytes - 1) / chunkBytes)
+    for (let chunk = Math.floor((first * pageBytes) / chunkBytes); chunk <= last; chunk += 1) chunks.add(chunk)
+  }
+  return [...chunks]
+}
+
+export function openMemoryOf(pid: number, mode: 'r' | 'r+' = 'r'): number {
+  try {
+    return openSync(`/proc/${pid}/mem`, mode)
+  } catch (cause) {
+    throw new Fault('denied', `the memory of process ${pid} may not be opened; it must be of the same user`, { cause })
+  }
+}
+
+/** The file itself, also when its maker is gone: the process has it open. */
+function openFileOf(pid: number, path: string, mappings: readonly Mapping[]): number {
+  try {
+    return openSync(path, 'r')
+  } catch {
+    const [mapping] = mappings
+    const range = mapping && `${mapping.start.toString(16)}-${mapping.end.toString(16)}`
+    try {
+      return openSync(`/proc/${pid}/map_files/${range}`, 'r')
+    } catch {
+      return openByInode(pid, range ?? '')
+    }
+  }
+}
+
+function openByInode(pid: number, range: string): number {
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const candidate = `/proc/${pid}/fd/${fd}`
+    try {
+      const { dev, ino } = statSync(candidate)
+      const mapped = statSync(`/proc/${pid}/map_files/${range}`)
+      if (dev === mapped.dev && ino === mapped.ino) return openSync(candidate, 'r')
+    } catch {
+      // closed meanwhile, or nothing that can be looked at
+    }
+  }
+  throw new Fault('not_found', `the memory of process ${pid} can no longer be opened`)
+}
+
+function dataRuns(fd: number, size: number): Run[] {
+  const libc = loadLibc()
+  if (libc === undefined) return [{ first: 0, count: Math.ceil(size / pageBytes) }]
+  const runs: Run[] = []
+  for (let at = 0; at < Math.min(size, fstatSync(fd).size); ) {
+    const data = libc.nextData(fd, at)
+    if (data === undefined) break
+    const first = Math.floor(data.start / pageBytes)
+    runs.push({ first, count: Math.ceil(data.end / pageBytes) - first })
+    at = data.end
+  }
+  return runs
+}
+
+function cutTo(runs: readonly Run[], size: number): Run[] {
+  const pages = Math.ceil(size / pageBytes)
+  return runs.flatMap(({ first, count }) => (first >= pages ? [] : [{ first, count: Math.min(count, pages - first) }]))
+}
+
+function* steps(runs: readonly Run[]): Generator<{ offset: number; length: number }> {
+  for (const { first, count } of runs) {
+    for (let done = 0; done < count * pageBytes; done += stepBytes)
+      yield { offset: first * pageBytes + done, length: Math.min(stepBytes, count * pageBytes - done) }
+  }
+}
+
+function readExactly(fd: number, into: Buffer, length: number, position: number): void {
+  for (let done = 0; done < length; ) {
+    const read = readSync(fd, into, done, length - done, position + done)
+    if (read === 0) {
+      into.fill(0, done, length)
+      return
+    }
+    done += read
+  }
+}
+
+function writeExactly(fd: number, from: Buffer, length: number, position: number): number {
+  for (let done = 0; done < length; ) {
+    const written = writeSync(fd, from, done, length - done, position + done)
+    if (written === 0) throw Object.assign(new Error('the disk is full'), { code: 'ENOSPC' })
+    done += written
+  }
+  return length
+}

@@ -1,0 +1,71 @@
+import { readFileSync } from 'node:fs'
+import { loadFfi } from '../../kit/ffi.ts'
+
+/** What of Linux Node has no function for. Undefined where it cannot be called; callers then do without. */
+export interface Libc {
+  /** An unnamed file in memory, for as long as somebody has it open. */
+  memfd(name: string): number
+  /** From now on the file cannot be written, resized, or unsealed. False when somebody has it mapped for writing. */
+  seal(fd: number): boolean
+  /** Where the next data begins and ends, from `offset` on; undefined when there is none. */
+  nextData(fd: number, offset: number): { start: number; end: number } | undefined
+  /** Gives the range's bytes back to the file system; it reads as zeros. */
+  punch(fd: number, offset: number, length: number): boolean
+}
+
+let loaded: { libc: Libc | undefined } | undefined
+
+export function loadLibc(): Libc | undefined {
+  loaded ??= { libc: load() }
+  return loaded.libc
+}
+
+const closeOnExec = 1
+const allowSealing = 2
+const addSeals = 1033
+/** Seal, shrink, grow, write: https://man7.org/linux/man-pages/man2/F_GET_SEALS.2const.html */
+const allSeals = 1 | 2 | 4 | 8
+const seekData = 3
+const seekHole = 4
+const keepSize = 1
+const punchHole = 2
+
+function load(): Libc | undefined {
+  if (process.platform !== 'linux') return undefined
+  const ffi = loadFfi()
+  if (ffi === undefined) return undefined
+  try {
+    const { functions: c } = ffi.dlopen(null, {
+      memfd_create: { arguments: ['string', 'uint32'], return: 'int32' },
+      fcntl: { arguments: ['int32', 'int32', 'int64'], return: 'int32' },
+      lseek64: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
+      fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
+    })
+    const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
+    return {
+      memfd(name) {
+        const fd = c.memfd_create(name, closeOnExec | allowSealing)
+        if (fd < 0) throw new Error('the system makes no file in memory')
+        return fd
+      },
+      seal: (fd) => c.fcntl(fd, addSeals, BigInt(allSeals)) === 0,
+      nextData(fd, offset) {
+        const start = seek(fd, offset, seekData)
+        return start < 0 ? undefined : { start, end: seek(fd, start, seekHole) }
+      },
+      punch: (fd, offset, length) => c.fallocate64(fd, keepSize | punchHole, BigInt(offset), BigInt(length)) === 0,
+    }
+  } catch {
+    return undefined
+  }
+}
+
+/** Bytes that programs may still take before the machine is in need; Infinity where nobody says. */
+export function availableMemory(): number {
+  try {
+    const match = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'latin1'))
+    return match ? Number(match[1]) * 1024 : Number.POSITIVE_INFINITY
+  } catch {
+    return Number.POSITIVE_INFINITY
+  }
+}

@@ -1,0 +1,69 @@
+import { closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { Fault } from '../../model/fault.ts'
+import { pageBytes, type Run } from './mapping.ts'
+
+/**
+ * Pages of a memory in a file, one after the other, and beside it, named `.runs`, which they are: pairs of first page and
+ * count. The second file comes last, so that what it speaks of is whole.
+ */
+export interface PagesFile {
+  path: string
+  runs: Run[]
+}
+
+export function writePages(path: string, runs: readonly Run[], fill: (fd: number) => void): void {
+  const fd = openSync(path, 'w', 0o600)
+  try {
+    fill(fd)
+  } catch (error) {
+    rmSync(path, { force: true })
+    if ((error as { code?: unknown }).code === 'ENOSPC')
+      throw new Fault('exhausted', 'the disk is full: the memory could not be copied', { cause: error })
+    throw error
+  } finally {
+    closeSync(fd)
+  }
+  writeRuns(path, runs)
+}
+
+/** Declares what the file at `path` holds, and so that it is whole. */
+export function writeRuns(path: string, runs: readonly Run[]): void {
+  const pairs = new Uint32Array(runs.length * 2)
+  runs.forEach(({ first, count }, index) => {
+    pairs[index * 2] = first
+    pairs[index * 2 + 1] = count
+  })
+  writeFileSync(`${runsPath(path)}.new`, pairs, { mode: 0o600 })
+  renameSync(`${runsPath(path)}.new`, runsPath(path))
+}
+
+/** Undefined when it is not there or not whole. */
+export function readPages(path: string): PagesFile | undefined {
+  try {
+    const bytes = readFileSync(runsPath(path))
+    const runs: Run[] = []
+    for (let at = 0; at + 8 <= bytes.length; at += 8)
+      runs.push({ first: bytes.readUInt32LE(at), count: bytes.readUInt32LE(at + 4) })
+    return { path, runs }
+  } catch {
+    return undefined
+  }
+}
+
+export function movePages(from: string, to: string): void {
+  renameSync(from, to)
+  renameSync(runsPath(from), runsPath(to))
+}
+
+export function removePages(path: string): void {
+  rmSync(runsPath(path), { force: true })
+  rmSync(path, { force: true })
+}
+
+export function bytesOf({ runs }: PagesFile): number {
+  return runs.reduce((sum, { count }) => sum + count * pageBytes, 0)
+}
+
+function runsPath(path: string): string {
+  return `${path}.runs`
+}

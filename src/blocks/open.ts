@@ -1,0 +1,138 @@
+import { readdir } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import type { Clock } from '../kit/clock.ts'
+import { type Log, silentLog } from '../kit/log.ts'
+import type { Random } from '../kit/random.ts'
+import type { BuildId } from '../model/ids.ts'
+import type { ContentStore } from './content.ts'
+import { type Files, makeDirectory, realFiles } from './files.ts'
+import type { Manifest } from './manifest.ts'
+import { fileObjects } from './objects/file.ts'
+import { referenceKey } from './objects/keys.ts'
+import { retrying } from './objects/retry.ts'
+import type { ObjectStore } from './objects.ts'
+import { makeBuildWriter } from './store/build-writer.ts'
+import { noSuchBuild, readManifest, readReference, writeReference } from './store/builds.ts'
+import { makeSlabs } from './store/chunk-pipeline.ts'
+import { makeChunkReader } from './store/chunk-reader.ts'
+import { makeLocalPacks } from './store/local-packs.ts'
+import { lockDirectory } from './store/lock.ts'
+import { makeUpstream } from './store/upstream.ts'
+import { startWorkers } from './store/workers.ts'
+
+export interface LocalContentStore extends ContentStore, AsyncDisposable {
+  readonly directory: string
+  /** The directory as an object store: what was made here. */
+  readonly objects: ObjectStore
+  /** Bytes fetched from the object store since the start. */
+  readonly fetchedBytes: number
+}
+
+/**
+ * The content store of a directory:
+ *
+ *     packs/ builds/ refs/   as in an object store: what was made here
+ *     cache/packs            packs of the object store with holes for what was not fetched
+ *     cache/builds           manifests of the object store
+ *     tmp/                   what is being written
+ *     lock                   held while the store is open
+ */
+export async function openContentStore({
+  directory,
+  upstream: remote,
+  clock,
+  random,
+  log = silentLog,
+  cacheBytes = 256 * 1024 * 1024,
+  files = realFiles,
+  threads = availableParallelism(),
+}: {
+  directory: string
+  /** Where builds are that are not here. */
+  upstream?: ObjectStore | undefined
+  clock: Clock
+  random: Random
+  log?: Log
+  /** For decompressed chunks in memory. */
+  cacheBytes?: number
+  files?: Files
+  /** For hashing and compressing. */
+  threads?: number
+}): Promise<LocalContentStore> {
+  for (const name of ['', 'packs', 'builds', 'refs', 'tmp', 'cache/packs', 'cache/builds'])
+    await makeDirectory(files, join(directory, name))
+  await using opened = new AsyncDisposableStack()
+  opened.use(lockDirectory(directory))
+  await removeUnfinished(directory, files)
+  const workers = opened.use(startWorkers(threads))
+  const packs = opened.use(makeLocalPacks({ workers, files, clock, log }))
+  await packs.scan(join(directory, 'packs'), 'whole')
+  await packs.scan(join(directory, 'cache/packs'), 'fetched')
+  const objects = fileObjects({ directory, random, files })
+  const cached = fileObjects({ directory: join(directory, 'cache'), random, files })
+  const upstream =
+    remote &&
+    makeUpstream({
+      objects: retrying(remote, { clock, random }),
+      packs,
+      directory: join(directory, 'cache/packs'),
+      onFull: async () => {},
+    })
+  const reader = makeChunkReader({ packs, upstream, cacheBytes, log })
+  const slabs = makeSlabs(threads * 3)
+
+  const manifest = async (id: BuildId): Promise<Manifest> => {
+    const here =
+      (await readManifest(objects, id)) ?? (upstream && (await readManifest(cached, id).catch(() => undefined)))
+    if (here) return here
+    const found = upstream && (await readManifest(upstream.objects, id))
+    if (!found) throw noSuchBuild(id, upstream ? `${directory} or ${upstream.objects.url}` : directory)
+    const body = Buffer.from(JSON.stringify(found))
+    await cached.put(`builds/${id}.json`, body, { size: body.length }).catch(() => {})
+    return found
+  }
+
+  const resources = opened.move()
+  return {
+    directory,
+    objects,
+    get fetchedBytes() {
+      return upstream?.fetchedBytes ?? 0
+    },
+    chunk: reader.chunk,
+    manifest,
+    open: reader.open,
+    async write({ basedOn } = {}) {
+      return makeBuildWriter({
+        directory,
+        packs,
+        objects,
+        workers,
+        slabs,
+        files,
+        random,
+        basedOn,
+        condemned: new Set(),
+      })
+    },
+    async setReference(name, build) {
+      referenceKey(name)
+      await manifest(build)
+      await writeReference(objects, name, build)
+    },
+    async reference(name) {
+      return (await readReference(objects, name)) ?? (upstream && (await readReference(upstream.objects, name)))
+    },
+    async deleteReference(name) {
+      await objects.delete(referenceKey(name))
+    },
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  }
+}
+
+/** What a crash left half written: nobody else writes packs here. */
+async function removeUnfinished(directory: string, files: Files): Promise<void> {
+  for (const name of await readdir(join(directory, 'tmp')))
+    if (name.startsWith('pack-')) await files.remove(join(directory, 'tmp', name))
+}

@@ -1,0 +1,82 @@
+import { write } from 'node:fs'
+import { promisify } from 'node:util'
+import { Fault } from '../../model/fault.ts'
+import type { ImageReader } from '../content.ts'
+import { hasBit, type LocalImage, setBit } from './local-image.ts'
+
+const writeTo = promisify(write)
+
+/** So many chunks are on their way at once. */
+const parallel = 16
+/** Bytes that are fetched ahead of somebody who reads one after the other. */
+const aheadBytes = 1024 * 1024
+
+/** Brings chunks of an image into its local file, each once, however many ask for it. */
+export class ImageFiller {
+  readonly #image: LocalImage
+  readonly #reader: ImageReader
+  readonly #underWay = new Map<number, Promise<void>>()
+  #nextInOrder = -1
+  #isClosed = false
+  /** Bytes that came from elsewhere so far. */
+  fetchedBytes = 0
+
+  constructor(image: LocalImage, reader: ImageReader) {
+    this.#image = image
+    this.#reader = reader
+  }
+
+  get chunks(): number {
+    return Math.ceil(this.#image.size / this.#image.chunkBytes)
+  }
+
+  async fetch(first: number, last: number): Promise<void> {
+    const isInOrder = first === this.#nextInOrder
+    this.#nextInOrder = last + 1
+    const wanted = this.fill(first, last)
+    if (isInOrder) this.fill(last + 1, last + Math.ceil(aheadBytes / this.#image.chunkBytes)).catch(() => {})
+    await wanted
+  }
+
+  async fill(first: number, last: number, options?: { signal?: AbortSignal }): Promise<void> {
+    const end = Math.min(last + 1, this.chunks)
+    let next = first
+    const take = async () => {
+      while (next < end) {
+        options?.signal?.throwIfAborted()
+        if (this.#isClosed) throw new Fault('unavailable', 'the image was closed while it was read')
+        await this.#one(next++)
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(parallel, end - first) }, take))
+  }
+
+  /** Nothing is written any more when it resolves. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await Promise.allSettled([...this.#underWay.values()])
+  }
+
+  #one(number: number): Promise<void> | undefined {
+    if (hasBit(this.#image.bits, number)) return undefined
+    const underWay = this.#underWay.get(number)
+    if (underWay !== undefined) return underWay
+    const work = this.#bring(number).finally(() => this.#underWay.delete(number))
+    this.#underWay.set(number, work)
+    return work
+  }
+
+  async #bring(number: number): Promise<void> {
+    if (!this.#reader.isZero(number)) {
+      const bytes = await this.#reader.read(number)
+      let done = 0
+      while (done < bytes.length) {
+        const at = number * this.#image.chunkBytes + done
+        const { bytesWritten } = await writeTo(this.#image.fd, bytes, done, bytes.length - done, at)
+        done += bytesWritten
+      }
+      this.fetchedBytes += bytes.length
+    }
+    setBit(this.#image.bits, number)
+  }
+}

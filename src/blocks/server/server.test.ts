@@ -1,0 +1,45 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { seededRandom } from '../../kit/random.ts'
+import { diskChunkBytes } from '../manifest.ts'
+import { fresh, readDisk, storeBuild, testBuildId } from '../testing.ts'
+import { openTestServer, qemuIo, run, storeRequest, uri, without } from './testing.ts'
+
+const skip = without('qemu-io', 'qemu-img', 'nbdinfo')
+
+test('a disk of a build reads as the build, and takes what is written', { skip }, async () => {
+  await using server = await openTestServer()
+  const bytes = fresh(seededRandom('disk'), 300_000 - (300_000 % 512))
+  const build = testBuildId('template')
+  await storeBuild(server.content, build, bytes, { chunkBytes: diskChunkBytes })
+  const { socket, size } = await server.ask('openDisk', { name: 'a', from: { build }, size: 1 << 20 })
+  assert.equal(size, 1 << 20)
+  assert.deepEqual(await server.ask('openDisk', { name: 'a', from: { build } }), { socket, size })
+  const info = JSON.parse(await run('nbdinfo', '--json', uri(socket)))
+  assert.equal(info.exports[0]['export-size'], 1 << 20)
+  const written = await qemuIo(socket, 'write -P 7 4096 8192', 'read -P 7 4096 8192', 'write -P 9 100 50', 'flush')
+  assert.match(written, /wrote 8192/)
+  const expected = Buffer.alloc(1 << 20)
+  expected.set(bytes)
+  expected.fill(7, 4096, 12288).fill(9, 100, 150)
+
+  const { epoch } = await server.ask('cutDisk', { name: 'a' })
+  assert.equal(epoch, 0)
+  assert.equal((await server.ask('cutDisk', { name: 'a' })).epoch, 0, 'nothing was written, so it is the same')
+  await qemuIo(socket, 'write -P 5 65536 65536')
+  const snapshot = testBuildId('snapshot')
+  const stored = await server.ask('store', storeRequest(snapshot, { name: 'a', epoch }, build))
+  assert.ok(stored.addedBytes > 0)
+  assert.ok((await readDisk(server.content, snapshot)).equals(expected))
+  assert.deepEqual(
+    (await server.ask('store', storeRequest(snapshot, { name: 'a', epoch }, build))).build,
+    snapshot,
+    'asked again, it is done already',
+  )
+
+  await server.restart()
+  assert.match(await qemuIo(socket, 'read -P 5 65536 65536', 'read -P 7 4096 8192'), /read 8192/)
+  assert.equal((await server.ask('list', {})).disks[0]?.epoch, 1)
+  await server.ask('closeDisk', { name: 'a' })
+  assert.deepEqual((await server.ask('list', {})).disks, [])
+})

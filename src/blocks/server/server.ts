@@ -1,0 +1,182 @@
+import { readFileSync } from 'node:fs'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import type { Clock } from '../../kit/clock.ts'
+import { type Log, silentLog } from '../../kit/log.ts'
+import { Fault } from '../../model/fault.ts'
+import type { ContentStore } from '../content.ts'
+import { memoryChunkBytes } from '../manifest.ts'
+import { Bases } from './bases.ts'
+import { startWorker } from './call-worker.ts'
+import { Captures } from './captures.ts'
+import { writeDifference } from './difference.ts'
+import { startDiskThreads } from './disk-threads.ts'
+import { Disks } from './disks.ts'
+import { importDisk } from './import-disk.ts'
+import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
+import type { MemoryRequest } from './memory-worker.ts'
+import { type Handlers, serveRequests } from './serve.ts'
+import { storeBuild } from './store-build.ts'
+
+export interface ServeBlocksOptions {
+  /** Nobody else's; what an earlier server left there is taken up again. */
+  directory: string
+  socket: string
+  content: ContentStore
+  clock: Clock
+  log?: Log
+  /** Bytes of disks and of differences that nobody uses. */
+  keptDiskBytes?: number
+  /** Bytes of memories that nobody holds. */
+  keptMemoryBytes?: number
+  /** Bytes of memory that stay free. */
+  reservedMemoryBytes?: number
+  /** Called when somebody has asked it to stop. */
+  onStop?: () => void
+}
+
+const GiB = 2 ** 30
+
+/** The block server itself, in this process; `main.ts` gives it one of its own. */
+export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDisposable> {
+  const { directory, socket, content, clock, log = silentLog } = options
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  await using opened = new AsyncDisposableStack()
+  const keptBytes = options.keptDiskBytes ?? 20 * GiB
+  const bases = new Bases({ directory: join(directory, 'bases'), content, clock, keptBytes })
+  const threads = opened.use(
+    startDiskThreads({
+      count: Math.min(4, availableParallelism()),
+      fetch: async (key, first, last) => {
+        const filler = await bases.find(key)
+        if (filler === undefined) throw new Fault('internal', `${key} is not open`)
+        await filler.fetch(first, last)
+      },
+    }),
+  )
+  const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url))
+  const captures = new Captures({ directory, clock, keptBytes })
+  await captures.prepare()
+  const memories = opened.use(
+    new Memories({
+      directory,
+      content,
+      keptBytes: options.keptMemoryBytes ?? 4 * GiB,
+      reservedBytes: options.reservedMemoryBytes ?? GiB / 4,
+    }),
+  )
+  const disks = new Disks({ directory: join(directory, 'disks'), bases, threads, bootId: bootId() })
+  await disks.resume()
+  opened.defer(() => disks.leave())
+
+  /** Requests that are sent again while the first one is at work share it. */
+  const stores = new Map<string, ReturnType<typeof storeBuild>>()
+  const handlers: Handlers = {
+    openDisk: (request) => disks.open(request),
+    cutDisk: async ({ name }) => ({ epoch: await disks.cut(name) }),
+    async closeDisk({ name }) {
+      await disks.close(name)
+      return {}
+    },
+    async openMemory({ build, holder }) {
+      const held = await memories.open(build, holder)
+      await held.complete
+      const { file, image, isSealed } = held
+      return { path: file.path, size: image.size, sealed: isSealed, lazy: false, preload: null }
+    },
+    async releaseMemory({ build, holder }) {
+      await memories.release(build, holder)
+      return {}
+    },
+    newMemory: async ({ name, size }) => ({ path: memories.newMemory(name, size), size }),
+    async closeMemory({ name }) {
+      await memories.closeMemory(name)
+      return {}
+    },
+    async releaseHolder({ holder }) {
+      for (const { build, holders } of await memories.list())
+        if ([...holders].includes(holder)) await memories.release(build, holder)
+      if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
+      return {}
+    },
+    async captureMemory({ capture, pid, path, build, size }) {
+      const name = build === null ? undefined : buildMemoryName(build)
+      captures.note(capture, { base: build, size })
+      const into = captures.path(capture)
+      const isPrivate = build !== null
+      return { bytes: await copier.call<number>({ kind: 'capture', pid, path, name, size, isPrivate, into }) }
+    },
+    async applyMemory({ pid, path, base, build }) {
+      const from = captures.differencePath(build, base)
+      if (captures.difference(build, base) === undefined) await writeDifference(content, { build, base, into: from })
+      return { bytes: await copier.call<number>({ kind: 'apply', pid, path, name: buildMemoryName(base), from }) }
+    },
+    async store(request) {
+      const underWay = stores.get(request.build)
+      if (underWay) return await underWay
+      const storing = storeBuild({ content, disks, memories, captures }, request)
+      stores.set(request.build, storing)
+      try {
+        return await storing
+      } finally {
+        stores.delete(request.build)
+      }
+    },
+    async dropCapture({ capture }) {
+      captures.drop(capture)
+      return {}
+    },
+    async touched({ pid, path, size }) {
+      const request = { kind: 'touched', pid, path, name: undefined, size, chunkBytes: memoryChunkBytes } as const
+      return { chunks: await copier.call<number[]>(request) }
+    },
+    async devices({ build, path }) {
+      const { snapshot, packs } = await content.manifest(build)
+      if (snapshot === null) throw new Fault('invalid', `build ${build} is of a disk only: it has no device state`)
+      const reader = await content.open(snapshot.devices, { packs, build })
+      const count = Math.ceil(snapshot.devices.size / snapshot.devices.chunkBytes)
+      const bytes = Buffer.concat(await Promise.all(Array.from({ length: count }, (_, number) => reader.read(number))))
+      await writeFile(path, bytes, { mode: 0o600 })
+      return { bytes: bytes.length }
+    },
+    manifest: async ({ build }) => ({ manifest: await content.manifest(build) }),
+    importDisk: async (request) => ({ manifest: await importDisk(content, request) }),
+    reference: async ({ name }) => ({ build: (await content.reference(name)) ?? null }),
+    async setReference({ name, build }) {
+      await content.setReference(name, build)
+      return {}
+    },
+    async deleteReference({ name }) {
+      await content.deleteReference(name)
+      return {}
+    },
+    async list() {
+      const held = await memories.list()
+      return {
+        disks: await disks.list(),
+        memories: held.map(({ build, holders, bytes }) => ({ build, holders: [...holders], bytes })),
+        captures: captures.list(),
+        newMemories: memories.listNew(),
+        method: { memory: memoryMethod(), capture: process.platform === 'linux' ? 'pagemap' : 'none', lazy: 'none' },
+        pid: process.pid,
+      }
+    },
+    async stop() {
+      options.onStop?.()
+      return {}
+    },
+  }
+  opened.use(await serveRequests({ socket, handlers, log }))
+  return opened.move()
+}
+
+/** Differs after every start of the machine, where the system says so. */
+function bootId(): bigint {
+  try {
+    const text = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')
+    return BigInt(`0x${text.replaceAll('-', '').slice(0, 16)}`)
+  } catch {
+    return 1n
+  }
+}

@@ -1,0 +1,73 @@
+import { spawn } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
+import { mkdir, readFile } from 'node:fs/promises'
+import { extname, join } from 'node:path'
+import type { Clock } from '../../kit/clock.ts'
+import { Fault } from '../../model/fault.ts'
+import { connectBlockServer } from './client.ts'
+import type { BlockServer } from './protocol.ts'
+
+export interface StartBlockServerOptions {
+  /** Of the block server; one process serves it. */
+  directory: string
+  /** Where the content store lies; in the directory unless said otherwise. */
+  content?: string
+  clock: Clock
+  signal: AbortSignal
+}
+
+const pollMs = 10
+const patienceMs = 30_000
+
+/** Where a directory's block server answers. */
+export function blockServerSocket(directory: string): string {
+  return join(directory, 'control')
+}
+
+/** The block server of this directory: the one that runs, or a new one in a session of its own, which outlives us. */
+export async function startBlockServer(options: StartBlockServerOptions): Promise<BlockServer> {
+  const { directory, clock, signal } = options
+  const socket = blockServerSocket(directory)
+  const running = await connectBlockServer({ socket, signal }).catch(() => undefined)
+  if (running) return running
+  signal.throwIfAborted()
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const child = spawnServer(options, socket)
+  for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += pollMs) {
+    const server = await connectBlockServer({ socket, signal }).catch(() => undefined)
+    if (server) return server
+    if (child.hasEnded()) {
+      // Somebody else may have been first; then that one answers.
+      const other = await connectBlockServer({ socket, signal }).catch(() => undefined)
+      if (other) return other
+      const words = await readFile(logPath(directory), 'utf8').catch(() => '')
+      throw new Fault('unavailable', `the block server did not start: ${words.trim().split('\n').at(-1) ?? ''}`)
+    }
+    await clock.sleep(pollMs, { signal })
+  }
+  throw new Fault('unavailable', `the block server did not answer at ${socket} within ${patienceMs / 1000} s`)
+}
+
+function spawnServer({ directory, content }: StartBlockServerOptions, socket: string): { hasEnded: () => boolean } {
+  const program = new URL(`./main${extname(import.meta.url)}`, import.meta.url).pathname
+  const log = openSync(logPath(directory), 'w', 0o600)
+  const where = ['--directory', directory, '--socket', socket, ...(content ? ['--content', content] : [])]
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...where], {
+    detached: true,
+    stdio: ['ignore', 'ignore', log],
+  })
+  closeSync(log)
+  let ended = false
+  child.on('exit', () => {
+    ended = true
+  })
+  child.on('error', () => {
+    ended = true
+  })
+  child.unref()
+  return { hasEnded: () => ended }
+}
+
+function logPath(directory: string): string {
+  return join(directory, 'log')
+}

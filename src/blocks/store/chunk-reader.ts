@@ -1,0 +1,209 @@
+import type { Log } from '../../kit/log.ts'
+import { Fault } from '../../model/fault.ts'
+import type { BuildId } from '../../model/ids.ts'
+import type { ImageReader } from '../content.ts'
+import { isZeroId, keyOf, toHash } from '../hash.ts'
+import type { Image } from '../manifest.ts'
+import { makeChunkCache } from './chunk-cache.ts'
+import type { Location } from './chunk-index.ts'
+import { openImage } from './image-reader.ts'
+import type { LocalPack, LocalPacks } from './local-packs.ts'
+import type { Upstream } from './upstream.ts'
+
+export interface ReadOptions {
+  packs?: readonly string[] | undefined
+  build?: BuildId | undefined
+  signal?: AbortSignal | undefined
+  /** Chunks that are fetched along when this one must be fetched. */
+  near?: () => readonly Uint8Array[]
+}
+
+/**
+ * Finds a chunk wherever it is: in memory, in a pack of this machine, in a pack of the object store. Readers of the same
+ * chunk at the same time share the work; a reader who gives up does not take it from the others.
+ */
+export interface ChunkReader {
+  chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
+  open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
+}
+
+export function makeChunkReader({
+  packs,
+  upstream,
+  cacheBytes,
+  log,
+}: {
+  packs: LocalPacks
+  upstream: Upstream | undefined
+  cacheBytes: number
+  log: Log
+}): ChunkReader {
+  const cache = makeChunkCache(cacheBytes)
+  const underWay = new Map<string, Promise<Buffer>>()
+
+  const chunk: ChunkReader['chunk'] = (id, options = {}) => {
+    const key = keyOf(id)
+    const cached = cache.get(key)
+    if (cached) return Promise.resolve(cached)
+    let reading = underWay.get(key)
+    if (!reading) {
+      reading = find(id, options)
+        .then((bytes) => {
+          cache.put(key, bytes)
+          return bytes
+        })
+        .finally(() => underWay.delete(key))
+      underWay.set(key, reading)
+    }
+    return options.signal ? abandonable(reading, options.signal) : reading
+  }
+
+  const find = async (id: Uint8Array, options: ReadOptions): Promise<Buffer> => {
+    const corrupt: string[] = []
+    // Twice: a pack may be collected between finding it and reading it, and the chunk be elsewhere.
+    for (const isLast of [false, true]) {
+      for (const location of whatIsHere(packs, id)) {
+        const pack = packs.byNumber(location.pack)
+        const bytes = pack && (await packs.read(pack, location.entry))
+        if (bytes) return bytes
+        if (pack && packs.byNumber(pack.number) && (!pack.have || pack.have[location.entry] === 1)) {
+          corrupt.push(pack.index.name)
+          log.warn({ chunk: toHash(id), pack: pack.index.name }, 'a chunk is corrupt here')
+        }
+        if (pack?.have) pack.have[location.entry] = 0
+        const better = pack && !pack.have && (await upstream?.readPast(pack, location.entry))
+        if (better) return better
+      }
+      const fetched = await fetchAndRead(id, options, corrupt)
+      if (fetched) return fetched
+      if (isLast || packs.chunks.find(id).every(({ pack }) => packs.byNumber(pack)?.have)) break
+    }
+    const what = `chunk ${toHash(id)}${options.build ? ` of build ${options.build}` : ''}`
+    if (corrupt.length === 0) throw new Fault('conflict', `${what} is missing: no pack that can be reached holds it`)
+    const places = [...new Set(corrupt)].map((name) => `pack ${name}`).join(' and ')
+    throw new Fault('conflict', `${what} is corrupt in ${places}${upstream ? ` and in ${upstream.objects.url}` : ''}`)
+  }
+
+  const fetchAndRead = async (
+    id: Uint8Array,
+    { packs: names = [], near }: ReadOptions,
+    corrupt: string[],
+  ): Promise<Buffer | undefined> => {
+    if (!upstream) return undefined
+    const here = (): { pack: LocalPack; entry: number } | undefined => {
+      for (const { pack: number, entry } of packs.chunks.find(id)) {
+        const pack = packs.byNumber(number)
+        if (pack?.have) return { pack, entry }
+      }
+      return undefined
+    }
+    if (!here()) await openPacks(names)
+    const found = here()
+    if (!found) return undefined
+    const { pack, entry } = found
+    const others = (near?.() ?? []).flatMap((other) => missingFrom(packs, pack, other))
+    const together = others.length > 0 ? around(pack, entry, others) : [entry]
+    // What came may be corrupt on the way or where it lies: it is asked for once more, and then not again.
+    for (const again of [false, true]) {
+      await upstream.fetch(pack, again ? [entry] : together, { again })
+      const bytes = await packs.read(pack, entry)
+      if (bytes) return bytes
+      corrupt.push(pack.index.name)
+      if (pack.have) pack.have[entry] = 0
+      log.warn({ chunk: toHash(id), pack: pack.index.name, from: upstream.objects.url }, 'a chunk came corrupt')
+    }
+    return undefined
+  }
+
+  const openPacks = async (names: readonly string[]): Promise<void> => {
+    const missing = names.filter((name) => !packs.byName(name))
+    if (!upstream || missing.length === 0) return
+    await inLanes(missing, 16, async (name) => {
+      await upstream.openPack(name)
+    })
+  }
+
+  return {
+    chunk,
+    async open(image, { packs: names, build }) {
+      await openPacks(names)
+      return openImage(image, {
+        pages: async (ids) => {
+          await prefetch(ids)
+          return Promise.all(ids.map((id) => chunk(id, { packs: names, build })))
+        },
+        chunk: (id, options) => chunk(id, { ...options, packs: names, build }),
+        prefetch,
+      })
+    },
+  }
+
+  async function prefetch(ids: readonly Uint8Array[], signal?: AbortSignal): Promise<void> {
+    if (!upstream) return
+    for (let at = 0; at < ids.length; at += prefetchTogether) {
+      signal?.throwIfAborted()
+      const wanted = new Map<LocalPack, number[]>()
+      for (const id of ids.slice(at, at + prefetchTogether)) {
+        if (whatIsHere(packs, id).length > 0) continue
+        const location = packs.chunks.first(id, (number) => packs.byNumber(number)?.have !== undefined)
+        const pack = location && packs.byNumber(location.pack)
+        if (!pack) continue
+        const entries = wanted.get(pack)
+        if (entries) entries.push(location.entry)
+        else wanted.set(pack, [location.entry])
+      }
+      await Promise.all([...wanted].map(([pack, entries]) => upstream.fetch(pack, entries)))
+    }
+  }
+}
+
+/** Chunks of a prefetch list that are asked for at once: the order of the list is kept only between such groups. */
+const prefetchTogether = 256
+
+/** Whole packs first, then fetched ones that have the chunk or may have it. */
+function whatIsHere(packs: LocalPacks, id: Uint8Array): Location[] {
+  if (isZeroId(id)) throw new Fault('invalid', 'a chunk of zeros is not stored')
+  const found = packs.chunks.find(id).filter(({ pack, entry }) => {
+    const have = packs.byNumber(pack)?.have
+    return have?.[entry] !== 0
+  })
+  if (found.length < 2) return found
+  return found.sort((a, b) => Number(!!packs.byNumber(a.pack)?.have) - Number(!!packs.byNumber(b.pack)?.have))
+}
+
+function missingFrom(packs: LocalPacks, pack: LocalPack, id: Uint8Array): number[] {
+  const location = packs.chunks.first(id, (number) => number === pack.number)
+  return location && pack.have?.[location.entry] === 0 ? [location.entry] : []
+}
+
+/** The wanted entry and those others that lie next to it in the pack, nothing but others between. */
+function around(pack: LocalPack, entry: number, others: readonly number[]): number[] {
+  const wanted = new Set(others)
+  const chosen = [entry]
+  const reach = 4
+  for (const step of [1, -1])
+    for (let last = entry, next = entry + step; Math.abs(next - last) <= reach; next += step) {
+      if (next < 0 || next >= pack.index.count) break
+      if (!wanted.has(next)) continue
+      chosen.push(next)
+      last = next
+    }
+  return chosen
+}
+
+export async function inLanes<T>(items: readonly T[], lanes: number, work: (item: T) => Promise<void>): Promise<void> {
+  let next = 0
+  const lane = async () => {
+    while (next < items.length) await work(items[next++] as T)
+  }
+  await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane))
+}
+
+function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  if (signal.aborted) return Promise.reject(signal.reason)
+  return new Promise((resolve, reject) => {
+    const giveUp = () => reject(signal.reason)
+    signal.addEventListener('abort', giveUp, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', giveUp))
+  })
+}

@@ -1,0 +1,160 @@
+import { createReadStream } from 'node:fs'
+import { posix } from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { pack } from 'tar-stream'
+import type { FileEntry, GuestChannel } from '../../guest/channel.ts'
+import { Fault } from '../../model/fault.ts'
+import type { Selected } from '../../recipe/context/select-source.ts'
+import type { ReceivedEntry } from '../context/receive-context.ts'
+import { runCommand } from '../steps/run-command.ts'
+import { findOwner, type Owner } from './find-owner.ts'
+import { planCopy, type Target } from './plan-copy.ts'
+import { unpackedSource } from './unpack-archive.ts'
+
+export interface CopyOptions {
+  sources: readonly Selected<ReceivedEntry>[]
+  to: string
+  owner: string | undefined
+  mode: number | undefined
+  unpack: boolean
+  cwd: string
+  /** For archives that are unpacked on the way. */
+  directory: string
+  signal: AbortSignal
+}
+
+/**
+ * Brings files of the build context into the guest. One archive goes to the guest's own `tar`, which knows links, owners and
+ * times; a guest without one gets files and directories through its agent.
+ */
+export async function copyFiles(
+  channel: GuestChannel,
+  options: CopyOptions,
+): Promise<{ files: number; bytes: number }> {
+  const { to, mode, cwd, directory, signal } = options
+  const what = async (path: string) => {
+    const entry = await statFollowing(channel, path, signal)
+    return entry === undefined ? undefined : entry.type === 'directory' ? 'directory' : 'file'
+  }
+  await using unpacking = new AsyncDisposableStack()
+  const sources: Selected<ReceivedEntry>[] = []
+  for (const source of options.sources) {
+    const unpacked = options.unpack ? await unpackedSource(source, { directory, signal }) : undefined
+    if (unpacked) unpacking.use(unpacked)
+    sources.push(unpacked?.source ?? source)
+  }
+  const planned = await planCopy(sources, { to, cwd, what })
+  const owner = await findOwner(channel, options.owner, signal)
+  const targets: Target<ReceivedEntry>[] = []
+  for (const target of planned) {
+    const isDirectory = target.entry === undefined || target.entry.type === 'directory'
+    const there = isDirectory ? await what(target.path) : undefined
+    if (there === 'file')
+      throw new Fault('invalid', `"${target.path}" is a file in the image, and what is copied needs a directory there`)
+    // A directory that is there stays, also where it is reached through a link.
+    if (!(there === 'directory' && (target.onlyIfMissing || isRoot(target.path)))) targets.push(target)
+  }
+  const files = targets.filter(({ entry }) => entry?.type === 'file')
+  if (targets.length > 0) await send(channel, targets, { owner, mode, signal })
+  return { files: files.length, bytes: files.reduce((sum, { entry }) => sum + (entry?.size ?? 0), 0) }
+}
+
+interface SendOptions {
+  owner: Owner
+  mode: number | undefined
+  signal: AbortSignal
+}
+
+const root = { env: {}, user: 'root', cwd: '/' }
+
+async function send(
+  channel: GuestChannel,
+  targets: readonly Target<ReceivedEntry>[],
+  options: SendOptions,
+): Promise<void> {
+  const { signal } = options
+  const probe = 'command -v tar >/dev/null || exit 127; tar --version 2>/dev/null | grep -q GNU && exit 0; exit 1'
+  const tar = await runCommand(channel, { command: probe, surroundings: root, signal }).catch(() => ({ code: 127 }))
+  if (tar.code === 127) return sendPlain(channel, targets, options)
+  // Directories that the image has as links, such as /bin, stay links.
+  const flags = tar.code === 0 ? ['--keep-directory-symlink', '--numeric-owner'] : []
+  const result = await runCommand(channel, {
+    command: ['tar', '-x', '-p', ...flags, '-f', '-', '-C', '/'],
+    surroundings: root,
+    input: (stdin) => pipeline(Readable.from(archiveOf(targets, options)), stdin),
+    signal,
+  })
+  if (result.code === 0) return
+  const said = result.output.slice(-3).join(' | ')
+  if (/no space left/i.test(said))
+    throw new Fault('exhausted', 'the disk of the template is full; ask for a larger one')
+  throw new Fault('invalid', `the files could not be written: ${said || `tar failed with exit code ${result.code}`}`)
+}
+
+function archiveOf(targets: readonly Target<ReceivedEntry>[], { owner, mode }: SendOptions): Readable {
+  const archive = pack()
+  const write = async () => {
+    for (const { path, entry } of targets) {
+      const header = {
+        name: path.slice(1),
+        uid: owner.uid,
+        gid: owner.gid,
+        mtime: new Date((entry?.changedAt ?? 0) * 1000),
+      }
+      if (entry === undefined) archive.entry({ ...header, type: 'directory', mode: 0o755 })
+      else if (entry.type === 'directory') archive.entry({ ...header, type: 'directory', mode: mode ?? entry.mode })
+      else if (entry.type === 'link')
+        archive.entry({ ...header, type: 'symlink', linkname: entry.target ?? '', mode: 0o777 })
+      else if (entry.size === 0 || entry.file === undefined) archive.entry({ ...header, mode: mode ?? entry.mode }, '')
+      else
+        await pipeline(
+          createReadStream(entry.file),
+          archive.entry({ ...header, type: 'file', size: entry.size, mode: mode ?? entry.mode }),
+        )
+    }
+    archive.finalize()
+  }
+  write().catch((error) => archive.destroy(error))
+  return Readable.from(archive)
+}
+
+/** Without the guest's help: what the agent itself can write. */
+async function sendPlain(
+  channel: GuestChannel,
+  targets: readonly Target<ReceivedEntry>[],
+  { owner, mode, signal }: SendOptions,
+) {
+  const user = owner.uid === 0 && owner.gid === 0 ? {} : { user: `${owner.uid}:${owner.gid}` }
+  for (const { path, entry } of targets) {
+    if (entry === undefined || entry.type === 'directory') {
+      if ((await statFollowing(channel, path, signal)) === undefined)
+        await channel.files.makeDirectory(path, { ...user, signal })
+    } else if (entry.type === 'link')
+      throw new Fault('invalid', `"${entry.path}" is a symbolic link, and the image has no "tar" to make it with`)
+    else {
+      const stream = await channel.files.write(path, { ...user, mode: mode ?? entry.mode, signal })
+      const bytes = entry.file === undefined ? Readable.from([]) : createReadStream(entry.file)
+      await pipeline(bytes, stream)
+      await stream.written
+    }
+  }
+}
+
+function isRoot(path: string): boolean {
+  return path === '/'
+}
+
+/** What a path leads to in the guest; undefined when there is nothing. */
+async function statFollowing(channel: GuestChannel, path: string, signal: AbortSignal): Promise<FileEntry | undefined> {
+  let at = path
+  for (let links = 0; links < 40; links += 1) {
+    const entry = await channel.files.stat(at, { signal }).catch((error: unknown) => {
+      if (error instanceof Fault && error.code === 'not_found') return undefined
+      throw error
+    })
+    if (entry?.type !== 'link' || entry.target === undefined) return entry
+    at = posix.resolve(posix.dirname(at), entry.target)
+  }
+  return undefined
+}

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { chown, mkdir, mkdtemp, open, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { promisify } from 'node:util'
+import { openTestServer } from '../../blocks/server/testing.ts'
+import type { Image } from '../../images/store.ts'
+import { seededRandom } from '../../kit/random.ts'
+import { systemClock } from '../../kit/system-clock.ts'
+import { makeBaseLayer } from './base-layer.ts'
+import { makeFileSystem } from './make-file-system.ts'
+
+const execute = promisify(execFile)
+const skip = process.getuid?.() === 0 ? false : 'needs root'
+const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
+const signal = AbortSignal.timeout(60_000)
+
+async function workplace() {
+  const path = await mkdtemp(join(tmpdir(), 'tutti-disk-'))
+  const root = join(path, 'root')
+  await mkdir(join(root, 'etc'), { recursive: true })
+  await writeFile(join(root, 'etc/hello'), 'world\n', { mode: 0o640 })
+  await writeFile(join(root, 'big'), Buffer.alloc(3 << 20, 'tutti'))
+  await symlink('etc/hello', join(root, 'link'))
+  return { path, root, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) }
+}
+
+test('a disk has the files of the image with their owners, and is the same each time', { skip }, async () => {
+  await using place = await workplace()
+  await chown(join(place.root, 'etc/hello'), 1234, 77)
+  const make = async (file: string) => {
+    await makeFileSystem({ root: place.root, file, sizeMiB: 64, what: 'image "x"', seed: 'digest', signal })
+    return file
+  }
+  const one = await make(join(place.path, 'one'))
+  const two = await make(join(place.path, 'two'))
+  await execute('cmp', [one, two])
+  await execute('e2fsck', ['-fn', one], { env })
+  const { stdout } = await execute('debugfs', ['-R', 'stat /etc/hello', one], { env })
+  assert.match(stdout, /User:\s+1234\s+Group:\s+77/)
+  assert.match(stdout, /Mode:\s+0640/)
+})
+
+test('an image that does not fit is refused with a sentence', { skip }, async () => {
+  await using place = await workplace()
+  await writeFile(join(place.root, 'more'), Buffer.alloc(70 << 20, 'x'))
+  const options = {
+    root: place.root,
+    file: join(place.path, 'disk'),
+    sizeMiB: 64,
+    what: 'image "x"',
+    seed: 'a',
+    signal,
+  }
+  await assert.rejects(
+    makeFileSystem(options),
+    /^Fault: image "x" does not fit on a disk of 64 MiB; ask for a larger disk$/,
+  )
+})
+
+test('a layer made of an image holds its disk byte for byte', { skip }, async () => {
+  await using place = await workplace()
+  await using server = await openTestServer()
+  const { content } = server
+  const image = { digest: `sha256:${'ab'.repeat(32)}`, rootfs: place.root } as Image
+  const layer = await makeBaseLayer({
+    blocks: server,
+    clock: systemClock,
+    random: seededRandom('disk'),
+    image,
+    name: 'x',
+    diskMiB: 64,
+    machine: { arch: 'amd64', cpus: 1, memoryMiB: 64 },
+    reference: 'layer/abc',
+    directory: join(place.path, 'work'),
+    progress: () => {},
+    signal,
+  })
+  assert.equal(await content.reference('layer/abc'), layer.id)
+  const file = join(place.path, 'again')
+  await makeFileSystem({ root: place.root, file, sizeMiB: 64, what: 'x', seed: image.digest, signal })
+  const reader = await content.open(layer.disk, { packs: layer.packs })
+  await using handle = await open(file)
+  const bytes = Buffer.alloc(layer.disk.chunkBytes)
+  let stored = 0
+  for (let number = 0; number * bytes.length < layer.disk.size; number += 1) {
+    await handle.read(bytes, 0, bytes.length, number * bytes.length)
+    assert.ok(bytes.equals(await reader.read(number)), `chunk ${number}`)
+    if (!reader.isZero(number)) stored += 1
+  }
+  assert.ok(stored > 48 && stored < 200, `${stored} chunks`)
+})
+
+test('calling off leaves nothing behind', { skip }, async () => {
+  await using place = await workplace()
+  const options = {
+    root: place.root,
+    file: join(place.path, 'disk'),
+    sizeMiB: 64,
+    what: 'x',
+    seed: 'a',
+    signal: AbortSignal.abort(),
+  }
+  await assert.rejects(makeFileSystem(options), { name: 'AbortError' })
+  assert.deepEqual(await readdir(place.path), ['root'])
+})

@@ -1,0 +1,148 @@
+import { createHash } from 'node:crypto'
+import { posix } from 'node:path'
+import type { Defaults } from '../../blocks/manifest.ts'
+import { Fault } from '../../model/fault.ts'
+import { type Selected, selectSource } from '../../recipe/context/select-source.ts'
+import { ExpandError, expand } from '../../recipe/expand.ts'
+import type { PlacedStep, Step } from '../../recipe/recipe.ts'
+import type { ReceivedEntry } from '../context/receive-context.ts'
+
+/** A step that is to happen: what it does, in which surroundings, and the name of what comes out of it. */
+export interface PlannedStep {
+  number: number
+  place: string
+  text: string
+  action: Action
+  /** Environment, user and directory in which it happens. */
+  before: Defaults
+  /** The same, as it leaves them. */
+  after: Defaults
+  /** Names the disk after it, together with all that came before. */
+  key: string
+}
+
+/** What has to be done to the disk; nothing for steps that only change the surroundings. */
+export type Action =
+  | { kind: 'run'; command: string | string[]; args: Record<string, string> }
+  | {
+      kind: 'copy'
+      sources: readonly Selected<ReceivedEntry>[]
+      to: string
+      owner: string | undefined
+      mode: number | undefined
+      unpack: boolean
+    }
+  | { kind: 'directory'; path: string }
+  | { kind: 'none' }
+
+export interface PlanOptions {
+  steps: readonly PlacedStep[]
+  tree: ReadonlyMap<string, ReceivedEntry>
+  /** Of the image or template that the steps begin from. */
+  defaults: Defaults
+  arch: string
+  /** Names the disk that the steps begin from. */
+  baseKey: string
+}
+
+/**
+ * Works out all steps before any is begun: variables, files, and the chain of keys. Two recipes whose steps have the same
+ * key come to the same disk, as far as commands do the same when they are run again.
+ */
+export function planSteps({ steps, tree, defaults, arch, baseKey }: PlanOptions): PlannedStep[] {
+  let before = defaults
+  let key = baseKey
+  return steps.map(({ step, place, text }, at) => {
+    const planned = placed(place, () => planStep(step, before, { tree, arch }))
+    // Surroundings that a step does not see must not make it another one, so they count only where something happens.
+    const { kind } = planned.action
+    const seen = kind === 'run' ? before : kind === 'copy' ? before.cwd : null
+    key = createHash('sha256')
+      .update(JSON.stringify([key, describe(planned.action), seen]))
+      .digest('hex')
+    const result: PlannedStep = { number: at + 1, place, text, before, key, ...planned }
+    before = planned.after
+    return result
+  })
+}
+
+/** Names the disk of an image, before any step. */
+export function imageKey(digest: string, diskMiB: number): string {
+  return createHash('sha256')
+    .update(JSON.stringify(['image', 1, digest, diskMiB]))
+    .digest('hex')
+}
+
+/** Names the disk of another build. */
+export function buildKey(build: string): string {
+  return createHash('sha256')
+    .update(JSON.stringify(['build', 1, build]))
+    .digest('hex')
+}
+
+function planStep(
+  step: Step,
+  before: Defaults,
+  { tree, arch }: Pick<PlanOptions, 'tree' | 'arch'>,
+): Pick<PlannedStep, 'action' | 'after'> {
+  const automatic: Record<string, string> = { TARGETARCH: arch }
+  const read = (text: string) =>
+    expand(text, (name) => (Object.hasOwn(before.env, name) ? before.env[name] : automatic[name]))
+  const nothing: Action = { kind: 'none' }
+  switch (step.kind) {
+    case 'run':
+      return {
+        action: { kind: 'run', command: step.command, args: mapValues(step.args ?? {}, read) },
+        after: before,
+      }
+    case 'env':
+      return { action: nothing, after: { ...before, env: { ...before.env, ...mapValues(step.values, read) } } }
+    case 'user': {
+      const user = read(step.user)
+      if (user === '') throw new Fault('invalid', `"${step.user}" names no user`)
+      return { action: nothing, after: { ...before, user } }
+    }
+    case 'workdir': {
+      const path = posix.resolve('/', before.cwd, read(step.path))
+      return { action: { kind: 'directory', path }, after: { ...before, cwd: path } }
+    }
+    case 'copy': {
+      const { owner, mode, unpack } = step
+      const sources = step.sources.flatMap((source) => {
+        const found = selectSource(tree, read(source))
+        if (found.length === 0)
+          throw new Fault('invalid', `cannot copy "${read(source)}": the build context has nothing of that name`)
+        return found
+      })
+      return {
+        action: { kind: 'copy', sources, to: read(step.to), owner: owner && read(owner), mode, unpack },
+        after: before,
+      }
+    }
+  }
+}
+
+/** What makes an action what it is: times of files do not. */
+function describe(action: Action): unknown {
+  if (action.kind !== 'copy') return action
+  const file = ({ type, mode, hash, target }: ReceivedEntry) => [type, mode, hash ?? null, target ?? null]
+  const sources = action.sources.map(({ name, found }) =>
+    found.kind === 'file' ? [name, file(found.entry)] : found.entries.map(({ below, entry }) => [below, file(entry)]),
+  )
+  return { ...action, sources }
+}
+
+function mapValues(values: Readonly<Record<string, string>>, read: (text: string) => string): Record<string, string> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, read(value)]))
+}
+
+/** Mistakes say where they stand. */
+export function placed<T>(place: string, work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    if (error instanceof Fault) throw new Fault(error.code, `${place}: ${error.message}`, { cause: error.cause })
+    if (error instanceof ExpandError) throw new Fault('invalid', `${place}: ${error.message}`)
+    throw error
+  }
+}

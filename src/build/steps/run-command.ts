@@ -1,0 +1,73 @@
+import type { Readable } from 'node:stream'
+import type { Defaults } from '../../blocks/manifest.ts'
+import type { GuestChannel } from '../../guest/channel.ts'
+import { Fault } from '../../model/fault.ts'
+
+export interface RunOptions {
+  command: string | string[]
+  surroundings: Defaults
+  /** Beyond the surroundings' environment. */
+  args?: Record<string, string>
+  input?: (stdin: NodeJS.WritableStream) => Promise<void>
+  /** Called for every line of output. */
+  onLine?: (line: string) => void
+  signal: AbortSignal
+}
+
+export interface RunResult {
+  code: number
+  /** The last lines of what it said. */
+  output: string[]
+}
+
+const keptLines = 20
+const maxLine = 2000
+
+/** Runs a command in the guest to its end. A line of text goes to `/bin/sh`. */
+export async function runCommand(channel: GuestChannel, options: RunOptions): Promise<RunResult> {
+  const { command, surroundings, args = {}, input, onLine, signal } = options
+  const { user, cwd } = surroundings
+  const execution = await channel.start(
+    {
+      command: typeof command === 'string' ? ['/bin/sh', '-c', command] : command,
+      env: withPath({ ...args, ...surroundings.env }),
+      cwd,
+      user,
+    },
+    { signal },
+  )
+  const output: string[] = []
+  const hear = (line: string) => {
+    output.push(line)
+    if (output.length > keptLines) output.shift()
+    onLine?.(line)
+  }
+  // What a command does not read is not an error of ours.
+  execution.stdin.on('error', () => {})
+  const feeding = input ? input(execution.stdin).catch((error: unknown) => error) : undefined
+  if (!input) execution.stdin.end()
+  const hearing = [execution.stdout, execution.stderr].map((stream) => stream && eachLine(stream, hear))
+  const { code } = await execution.exited
+  await Promise.all(hearing)
+  signal.throwIfAborted()
+  const failed = await feeding
+  if (failed !== undefined && code === 0) throw Fault.from(failed)
+  return { code, output }
+}
+
+/** A default where the image says nothing, as every container engine has it. */
+const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+function withPath(env: Record<string, string>): Record<string, string> {
+  return { PATH: defaultPath, ...env }
+}
+
+async function eachLine(stream: Readable, hear: (line: string) => void): Promise<void> {
+  let rest = ''
+  for await (const chunk of stream.setEncoding('utf8')) {
+    const lines = (rest + chunk).split(/\r?\n|\r/)
+    rest = (lines.pop() ?? '').slice(-maxLine)
+    for (const line of lines) hear(line.slice(0, maxLine))
+  }
+  if (rest !== '') hear(rest)
+}

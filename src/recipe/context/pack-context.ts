@@ -1,0 +1,116 @@
+import { createReadStream } from 'node:fs'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { pack } from 'tar-stream'
+import { Fault, type FaultPlace } from '../../model/fault.ts'
+import { isKnown, parseText } from '../expand.ts'
+import type { PlacedStep } from '../recipe.ts'
+import { cleanSource, selectSource } from './select-source.ts'
+import type { ContextEntry } from './tree.ts'
+import { type WalkedContext, walkContext } from './walk-context.ts'
+
+export interface PackedContext {
+  /** A tar archive; the same for the same files. */
+  stream: Readable
+  /** Bytes of all files in it. */
+  bytes: number
+  files: number
+}
+
+/**
+ * What the COPY steps of a recipe take out of a directory, as a tar archive; undefined when they take nothing. Throws a
+ * Fault for a source that names nothing, so that it is known before anything is sent.
+ */
+export async function packContext(
+  directory: string,
+  steps: readonly PlacedStep[],
+  options: { ignoreFile?: string } = {},
+): Promise<PackedContext | undefined> {
+  if (!steps.some(({ step }) => step.kind === 'copy')) return undefined
+  const context = await walkContext(directory, options)
+  const entries = selectEntries(context, steps, directory)
+  const archive = pack()
+  write(archive, directory, entries).catch((error) => archive.destroy(error))
+  return {
+    stream: Readable.from(archive),
+    bytes: entries.reduce((sum, { size }) => sum + size, 0),
+    files: entries.filter(({ type }) => type === 'file').length,
+  }
+}
+
+/** All that any step takes, with the directories above, in order. */
+function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], directory: string): ContextEntry[] {
+  const { tree } = context
+  const wanted = new Set<string>()
+  const places: FaultPlace[] = []
+  for (const { step, place } of steps) {
+    if (step.kind !== 'copy') continue
+    for (const source of step.sources) {
+      const parts = parseText(source)
+      // Where it depends on the image, everything may be meant.
+      if (!isKnown(parts)) return [...tree.values()]
+      const text = parts.join('')
+      const selected = selectSource(tree, text)
+      if (selected.length === 0) places.push(missing(text, place, context, directory))
+      for (const { found } of selected)
+        for (const { path } of found.kind === 'file' ? [found.entry] : found.entries.map(({ entry }) => entry))
+          wanted.add(path)
+      addLinks(tree, cleanSource(text), wanted)
+    }
+  }
+  if (places.length > 0)
+    throw new Fault(
+      'invalid',
+      places
+        .map(({ file, line, message }) => `${[file, line].filter((part) => part !== undefined).join(':')}: ${message}`)
+        .join('; '),
+      { places },
+    )
+  for (const path of [...wanted])
+    for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) wanted.add(path.slice(0, at))
+  return [...tree.values()].filter(({ path }) => wanted.has(path))
+}
+
+/** Named links are followed by the node as well, so they come along. */
+function addLinks(tree: ReadonlyMap<string, ContextEntry>, source: string, wanted: Set<string>): void {
+  const [first = ''] = source.split(/[*?[\\]/)
+  for (const { path, type } of tree.values())
+    if (
+      type === 'link' &&
+      (source === path || source.startsWith(`${path}/`) || (first !== source && path.startsWith(first)))
+    )
+      wanted.add(path)
+}
+
+function missing(source: string, place: string, context: WalkedContext, directory: string): FaultPlace {
+  const [, file = place, line] = /^(.*):(\d+)$/.exec(place) ?? []
+  const why = context.isIgnored(cleanSource(source) || '.')
+    ? 'it is hidden by .dockerignore'
+    : `there is nothing of that name in the build context ${directory}`
+  return { file, ...(line === undefined ? {} : { line: Number(line) }), message: `cannot copy "${source}": ${why}` }
+}
+
+async function write(
+  archive: ReturnType<typeof pack>,
+  directory: string,
+  entries: readonly ContextEntry[],
+): Promise<void> {
+  for (const { path, type, mode, size, changedAt, target } of entries) {
+    const header = { name: path, mode, mtime: new Date(changedAt * 1000), uid: 0, gid: 0 }
+    if (type === 'directory') archive.entry({ ...header, type: 'directory' })
+    else if (type === 'link') archive.entry({ ...header, type: 'symlink', linkname: target ?? '' })
+    else {
+      if (size === 0) {
+        archive.entry({ ...header, type: 'file', size }, '')
+        continue
+      }
+      const entry = archive.entry({ ...header, type: 'file', size })
+      // A file that shrank makes the archive fail rather than lie.
+      await pipeline(createReadStream(join(directory, path), { end: size - 1 }), entry).catch((error) => {
+        throw new Fault('conflict', `"${path}" changed while it was sent; try again`, { cause: error })
+      })
+    }
+  }
+  archive.finalize()
+}

@@ -1,0 +1,254 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { Fault } from '../../model/fault.ts'
+import { expand } from '../expand.ts'
+import { Recipe } from '../recipe.ts'
+import { readDockerfile } from './read-dockerfile.ts'
+
+const read = (text: string, buildArgs: Record<string, string> = {}) =>
+  readDockerfile(text, { file: 'Dockerfile', buildArgs })
+const stepsOf = (text: string, buildArgs?: Record<string, string>) =>
+  read(text, buildArgs).recipe.steps.map(({ step }) => step)
+
+/** `line:column message` of every mistake. */
+function mistakesOf(text: string, buildArgs?: Record<string, string>): string[] {
+  try {
+    read(text, buildArgs)
+  } catch (error) {
+    assert.ok(error instanceof Fault, String(error))
+    return error.places.map(({ line, column, message }) => `${line}:${column} ${message}`)
+  }
+  return []
+}
+
+test('a whole Dockerfile becomes the steps of a recipe', () => {
+  const { recipe, notes } = read(`# syntax=docker/dockerfile:1
+ARG VERSION=12
+FROM --platform=linux/amd64 debian:\${VERSION} AS base
+ENV LANG=C.UTF-8 GREETING="hello world" SLASH=a\\ b
+ENV OLD all the rest "of it"
+WORKDIR /app
+RUN apt-get update && \\
+    # what is needed
+    apt-get install -y curl \\
+
+    && true
+RUN ["/bin/echo", "a b"]
+COPY --chown=app:app --chmod=0750 src/ main.py ./
+ADD ["my file.tar", "/data/"]
+EXPOSE 80
+USER app
+ENTRYPOINT ["python3"]
+CMD ["main.py", "--port=80"]
+HEALTHCHECK --interval=5s CMD curl -f http://127.0.0.1/
+`)
+  assert.deepEqual(recipe.from, { image: 'debian:12' })
+  assert.equal(recipe.arch, 'amd64')
+  assert.deepEqual(
+    recipe.steps.map(({ step }) => step),
+    [
+      { kind: 'env', values: { LANG: 'C.UTF-8', GREETING: 'hello world', SLASH: 'a b' } },
+      { kind: 'env', values: { OLD: 'all the rest of it' } },
+      { kind: 'workdir', path: '/app' },
+      { kind: 'run', command: 'apt-get update &&     apt-get install -y curl     && true' },
+      { kind: 'run', command: ['/bin/echo', 'a b'] },
+      { kind: 'copy', sources: ['src/', 'main.py'], to: './', unpack: false, owner: 'app:app', mode: 0o750 },
+      { kind: 'copy', sources: ['my file.tar'], to: '/data/', unpack: true },
+      { kind: 'user', user: 'app' },
+    ],
+  )
+  assert.deepEqual(
+    recipe.steps.map(({ place }) => place),
+    [4, 5, 6, 7, 12, 13, 14, 16].map((line) => `Dockerfile:${line}`),
+  )
+  assert.deepEqual(recipe.start, ['python3', 'main.py', '--port=80'])
+  assert.deepEqual(recipe.ready, { command: 'curl -f http://127.0.0.1/', timeoutMs: 300_000 })
+  assert.deepEqual(
+    notes.map(({ line }) => line),
+    [15, 19],
+  )
+  Recipe.parse(recipe)
+})
+
+test('variables are filled in where they are known, and kept for the node where they are not', () => {
+  const [env, env2, workdir] = stepsOf(
+    'FROM a\nARG X=1\nENV A=$X B=${X:+set} PATH=/opt:$PATH\nENV C=$A-$PATH\nWORKDIR /${C}x',
+  )
+  assert.deepEqual(env, { kind: 'env', values: { A: '1', B: 'set', PATH: '/opt:${PATH}' } })
+  assert.deepEqual(env2, { kind: 'env', values: { C: '1-${PATH}' } })
+  assert.deepEqual(workdir, { kind: 'workdir', path: '/${C}x' })
+  assert.equal(
+    expand('/opt:${PATH}', (name) => (name === 'PATH' ? '/bin' : undefined)),
+    '/opt:/bin',
+  )
+})
+
+test('quotes and escapes decide what is a variable', () => {
+  const cases: Record<string, string> = {
+    '"$X"': 'v',
+    "'$X'": '$X',
+    '\\$X': '$X',
+    '"\\$X"': '$X',
+    '${X}y': 'vy',
+    '${Y:-d}': 'd',
+    '${Y-d}': 'd',
+    '${X:-d}': 'v',
+    '${X:+d}': 'd',
+    '${E:-d}': 'd',
+    '${E-d}': '',
+    '${E+d}': 'd',
+    '${E:+d}': '',
+    '${Y:-${X}z}': 'vz',
+    '${Y:-"a b"}': 'a b',
+    '${Y:-a\\}b}': 'a}b',
+    'a"b"\'c\'': 'abc',
+    $: '$',
+    'C:\\\\x': 'C:\\x',
+    '"a\\nb"': 'a\\nb',
+  }
+  for (const [text, expected] of Object.entries(cases)) {
+    const step = stepsOf(`FROM a\nARG X=v\nARG E=""\nENV R=${text}`)[0]
+    assert.ok(step?.kind === 'env')
+    assert.equal(
+      expand(step.values.R ?? '', () => undefined),
+      expected,
+      text,
+    )
+  }
+})
+
+test('build arguments come from the command line, from the file, or from before FROM, and only where declared', () => {
+  const runArgs = (text: string, args?: Record<string, string>) => {
+    const step = stepsOf(text, args).find(({ kind }) => kind === 'run')
+    return step?.kind === 'run' ? step.args : undefined
+  }
+  assert.deepEqual(runArgs('FROM a\nARG X=1\nRUN true'), { X: '1' })
+  assert.deepEqual(runArgs('FROM a\nARG X=1\nRUN true', { X: '2' }), { X: '2' })
+  assert.deepEqual(runArgs('FROM a\nRUN true', { X: '2' }), undefined)
+  assert.deepEqual(runArgs('FROM a\nARG X\nRUN true'), undefined)
+  assert.deepEqual(runArgs('ARG X=1\nFROM a\nRUN true'), undefined)
+  assert.deepEqual(runArgs('ARG X=1\nFROM a\nARG X\nRUN true'), { X: '1' })
+  assert.deepEqual(runArgs('FROM a\nARG X=1\nENV X=env\nRUN true', { X: '2' }), undefined)
+  assert.deepEqual(runArgs('FROM a\nRUN true', { HTTPS_PROXY: 'p' }), { HTTPS_PROXY: 'p' })
+  assert.deepEqual(runArgs('FROM a\nARG TARGETARCH\nRUN true'), { TARGETARCH: '${TARGETARCH}' })
+  assert.deepEqual(
+    read('FROM a', { UNUSED: '1' }).notes.map(({ message }) => message),
+    ['--build-arg UNUSED is declared by no ARG, and was not used'],
+  )
+})
+
+test('the start command is put together as Docker does', () => {
+  const start = (text: string) => read(`FROM a\n${text}`).recipe.start
+  assert.equal(start(''), undefined)
+  assert.deepEqual(start('CMD ["a","b"]'), { afterEntrypoint: ['a', 'b'] })
+  assert.deepEqual(start('CMD a | b'), { afterEntrypoint: 'a | b' })
+  assert.deepEqual(start('ENTRYPOINT ["e"]\nCMD ["a"]'), ['e', 'a'])
+  assert.deepEqual(start('CMD ["a"]\nENTRYPOINT ["e"]'), ['e'])
+  assert.deepEqual(start('ENTRYPOINT e x\nCMD ["a"]'), 'e x')
+  assert.deepEqual(start('ENTRYPOINT ["e"]\nCMD a b'), ['e', '/bin/sh', '-c', 'a b'])
+  assert.deepEqual(start('SHELL ["/bin/bash", "-c"]\nCMD a'), { afterEntrypoint: ['/bin/bash', '-c', 'a'] })
+})
+
+test('here-documents are scripts or go to the shell', () => {
+  const commands = (text: string) => stepsOf(`FROM a\n${text}`).map((step) => step.kind === 'run' && step.command)
+  assert.deepEqual(commands('RUN <<EOF\necho 1\n\n# two\necho 2\nEOF\nRUN true'), ['echo 1\n\n# two\necho 2', 'true'])
+  assert.deepEqual(commands('RUN <<-EOF\n\techo 1\n\tEOF'), ['echo 1'])
+  assert.deepEqual(commands('RUN cat <<A > /a && cat <<"B"\n1\nA\n$2\nB'), ['cat <<A > /a && cat <<"B"\n1\nA\n$2\nB'])
+  assert.deepEqual(commands('RUN echo "<<EOF" $((1<<2))'), ['echo "<<EOF" $((1<<2))'])
+})
+
+test('every mistake has a line and a column, and says what would be right', () => {
+  const cases: [text: string, ...mistakes: (string | RegExp)[]][] = [
+    ['', /^1:1 it has no FROM/],
+    ['RUN x\nFROM a', /^1:1 RUN stands before FROM/],
+    ['FROM scratch', /^1:6 there is nothing to boot in "scratch"/],
+    ['FROM a\nRNU x', '2:1 "RNU" is not an instruction; did you mean RUN?'],
+    ['FROM a\n  CPOY a b', '2:3 "CPOY" is not an instruction; did you mean COPY?'],
+    ['FROM a AS x\nFROM b', /^2:1 this is a second FROM/],
+    ['FROM a\nCOPY --from=x /a /b', /^2:6 --from copies out of another stage/],
+    ['FROM a\nCOPY a', /^2:1 COPY needs at least a source and a target/],
+    ['FROM a\nCOPY a b c', /^2:10 with several sources the target is a directory/],
+    ['FROM a\nADD https://example.org/x /x', /^2:5 ADD takes no URL here/],
+    ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs an octal mode/],
+    ['FROM a\nENV A', /^2:5 "A" has no value/],
+    ['FROM a\nENV A=1 B', /^2:9 "B" has no value/],
+    ['FROM a\nENV A="x', /^2:7 this quote " is not closed/],
+    ['FROM a\nENV A=${x', /^2:7 "\$\{x" is not closed/],
+    ['FROM a\nENV A=1 \\\n  B=${x#y}', /^3:5 "\$\{x#…\}" is not supported/],
+    ['FROM a\nARG 1x', /^2:5 "1x" is not the name of a variable/],
+    ['FROM a\nRUN', /^2:1 RUN lacks a command/],
+    ['FROM a\nRUN --mount=type=secret,id=x cat', /^2:5 --mount=type=secret is not supported/],
+    ['FROM a\nRUN <<EOF\nx', /^2:5 the here-document <<EOF has no end/],
+    ['FROM a\nRUN <<EOF\n#!/usr/bin/python3\nEOF', /begins with "#!/],
+    ['FROM a\nCOPY <<EOF /x\nEOF', /^2:6 COPY takes files/],
+    ['FROM --platform=windows/amd64 a', /^1:6 platform "windows\/amd64" cannot be built/],
+    ['FROM debian:$V', /^1:6 "debian:\$V" names no image/],
+    ['FROM $V', /^1:6 "\$V" names no image/],
+    ['FROM a b', /^1:8 after the image only "AS name"/],
+    ['# escape=`\nFROM a', /^1:1 "escape=`" is for images of Windows/],
+    ['FROM a\nUSER', /^2:1 USER lacks a user/],
+    ['FROM a\nHEALTHCHECK curl', /^2:13 HEALTHCHECK is followed by CMD/],
+    ['FROM a\nSHELL bash', /^2:1 SHELL needs a list/],
+    ['FROM a\nFOO\nBAR\nRUN', /^2:1/, /^3:1/, /^4:1/],
+    ['FROM a\nENV A="${x:?it is needed}"', ''],
+  ]
+  for (const [text, ...expected] of cases) {
+    const found = mistakesOf(text)
+    for (const [at, pattern] of expected.entries()) {
+      const said = found[at] ?? ''
+      if (typeof pattern === 'string') assert.equal(said, pattern, text)
+      else assert.match(said, pattern, text)
+    }
+  }
+})
+
+test('any text is read or refused with places in it', () => {
+  const line = fc.oneof(
+    fc.constantFrom('FROM a', 'RUN <<X', 'X', 'RUN a \\', '# x', '', 'ENV A=${B:-"c', 'COPY ["a", "b"]', 'ARG X=$Y'),
+    fc
+      .tuple(
+        fc.constantFrom('RUN', 'ENV', 'COPY', 'ARG', 'FROM', 'ADD', 'USER', 'CMD', 'SHELL', 'HEALTHCHECK'),
+        fc.string(),
+      )
+      .map((words) => words.join(' ')),
+    fc.string({ unit: 'binary' }),
+    fc
+      .string({ unit: fc.constantFrom('$', '{', '}', ':', '-', '"', "'", '\\', ' ', 'A', '=', '<', '\t') })
+      .map((text) => `ENV A=${text}`),
+  )
+  fc.assert(
+    fc.property(fc.array(line, { maxLength: 12 }), fc.boolean(), (lines, begun) => {
+      const text = (begun ? ['FROM a', ...lines] : lines).join('\n')
+      try {
+        Recipe.parse(read(text, { X: '1' }).recipe)
+      } catch (error) {
+        assert.ok(error instanceof Fault, String(error))
+        assert.ok(error.places.length > 0)
+        const rows = text.split('\n')
+        for (const { line: row = 0, column = 0 } of error.places) {
+          assert.ok(row >= 1 && row <= rows.length, `line ${row} of ${rows.length}`)
+          assert.ok(column >= 1 && column <= (rows[row - 1]?.length ?? 0) + 2, `column ${column}`)
+        }
+      }
+    }),
+    { numRuns: 500 },
+  )
+})
+
+test('a variable in text survives writing and reading it', () => {
+  fc.assert(
+    fc.property(fc.string({ unit: fc.constantFrom('a', '$', '}', '{', '\\', '"', ':', '-') }), (value) => {
+      const [step] = stepsOf(`FROM a\nARG V\nENV R=$V S="\${U:-$V}"`, { V: value })
+      assert.ok(step?.kind === 'env')
+      assert.equal(
+        expand(step.values.R ?? '', () => undefined),
+        value,
+      )
+      assert.equal(
+        expand(step.values.S ?? '', () => undefined),
+        value,
+      )
+    }),
+  )
+})

@@ -1,0 +1,196 @@
+import { mkdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Manifest } from '../blocks/manifest.ts'
+import type { GuestChannel } from '../guest/channel.ts'
+import { allDone } from '../kit/all-done.ts'
+import { deadline } from '../kit/clock.ts'
+import { Fault, sentence } from '../model/fault.ts'
+import type { BuildId } from '../model/ids.ts'
+import type { MachineShape } from '../model/sandbox.ts'
+import type { Vm, WarmVm } from '../vmm/vmm.ts'
+import type { SandboxLink } from './network.ts'
+import type { Parts } from './parts.ts'
+
+/**
+ * One VM with everything it stands on: its disk, its memory image, its place on the network, the channel into it. All of
+ * them bear the name of its place, by which the agent after this one finds them again.
+ */
+export interface Live {
+  readonly place: string
+  readonly manifest: Manifest
+  /** The build whose memory image it maps privately; null when it was booted and the memory is its own. */
+  readonly mapped: BuildId | null
+  /** What the VMM was given as memory. */
+  readonly memory: { path: string; size: number }
+  readonly vm: Vm
+  readonly link: SandboxLink
+  channel: GuestChannel
+}
+
+export interface RaiseOptions {
+  /** Where it is to be; with `waiting`, that one's. */
+  place: string
+  manifest: Manifest
+  /** Taken over when given, whether this succeeds or not. */
+  waiting?: Waiting | undefined
+  signal: AbortSignal
+}
+
+/** A VMM that waits to be given a snapshot, with its place on the network. */
+export interface Waiting {
+  readonly place: string
+  readonly vm: WarmVm
+  readonly link: SandboxLink
+}
+
+/** Makes one ahead; nothing is left when it fails. */
+export async function wait(
+  parts: Parts,
+  { place, machine, signal }: { place: string; machine: MachineShape; signal: AbortSignal },
+): Promise<Waiting> {
+  await using undo = new AsyncDisposableStack()
+  const directory = vmDirectory(parts, place)
+  undo.defer(() => clear(parts, place))
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const link = await parts.network.open(place, { signal })
+  const vm = await parts.vmm.warm({ directory, machine, network: link.backend, signal })
+  undo.move()
+  return { place, vm, link }
+}
+
+/** From a build to a VM whose guest agent has answered; nobody's yet. Leaves nothing behind when it fails. */
+export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> {
+  const { place, manifest, signal } = options
+  const { blocks, network } = parts
+  await using undo = new AsyncDisposableStack()
+  const directory = vmDirectory(parts, place)
+  undo.defer(() => clear(parts, place))
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const [disk, link, memory, devices] = await allDone([
+    blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal }),
+    options.waiting?.link ?? network.open(place, { signal }),
+    openMemory(parts, place, manifest, signal),
+    manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
+  ])
+  const common = { directory, machine: manifest.machine, disk: { socket: disk.socket }, network: link.backend, signal }
+  let vm: Vm
+  if (devices === undefined) {
+    vm = await parts.vmm.boot({ ...common, ...parts.boot, memory: { path: memory.path } })
+  } else {
+    const { base } = memory
+    vm = await parts.vmm.restore({
+      ...common,
+      memory: { path: memory.path },
+      devices,
+      ...(options.waiting ? { warm: options.waiting.vm } : {}),
+      ...(base === null || base === manifest.id
+        ? {}
+        : {
+            beforeLoad: async (pid) => {
+              await blocks.ask('applyMemory', { pid, path: memory.path, base, build: manifest.id }, { signal })
+            },
+          }),
+    })
+  }
+  if (devices !== undefined) await vm.resume()
+  const token = manifest.snapshot?.channelToken ?? ''
+  const channel = await answered(parts, vm, token, { boots: devices === undefined, signal })
+  undo.move()
+  return { place, manifest, mapped: memory.base, memory, vm, link, channel }
+}
+
+/** A snapshot answers at once; a machine that boots takes seconds, and longer where the CPU is emulated. */
+async function answered(
+  parts: Parts,
+  vm: Vm,
+  token: string,
+  { boots, signal }: { boots: boolean; signal: AbortSignal },
+): Promise<GuestChannel> {
+  const withinMs = boots ? bootMs : answerMs
+  using patience = deadline(parts.clock, withinMs, signal)
+  const over = new AbortController()
+  void vm.exited.then(({ reason }) =>
+    over.abort(new Fault('unavailable', `the VM ended before its guest answered: ${reason}`)),
+  )
+  try {
+    return await parts.connect({ socket: vm.channel, token, signal: AbortSignal.any([patience.signal, over.signal]) })
+  } catch (error) {
+    signal.throwIfAborted()
+    if (over.signal.aborted) throw over.signal.reason
+    throw new Fault(
+      'unavailable',
+      `the guest did not answer within ${withinMs / 1000} s; its console is at ${vm.console}`,
+      { cause: error },
+    )
+  }
+}
+
+const bootMs = 120_000
+const answerMs = 30_000
+
+/**
+ * A paused sandbox is put back on the image that it was cloned from, changed pages over it, so that it goes on sharing
+ * that with its siblings; every other build has an image of its own.
+ */
+async function openMemory(parts: Parts, holder: string, manifest: Manifest, signal: AbortSignal) {
+  const { blocks } = parts
+  if (!manifest.snapshot) {
+    const size = manifest.machine.memoryMiB * 2 ** 20
+    const { path } = await blocks.ask('newMemory', { name: holder, size }, { signal })
+    return { path, size, base: null }
+  }
+  const { parent, id } = manifest
+  if (manifest.reason === 'pause' && parent !== null) {
+    try {
+      const { path, size } = await blocks.ask('openMemory', { build: parent, holder }, { signal })
+      if (size === manifest.snapshot.memory.size) return { path, size, base: parent }
+      await blocks.ask('releaseMemory', { build: parent, holder }, { signal })
+    } catch (error) {
+      if (!(error instanceof Fault) || error.code !== 'not_found') throw error
+    }
+  }
+  const { path, size } = await blocks.ask('openMemory', { build: id, holder }, { signal })
+  return { path, size, base: id }
+}
+
+/** The device state as a file, kept for the next clone of the same build. */
+async function deviceState(parts: Parts, manifest: Manifest, signal: AbortSignal): Promise<string> {
+  const { compat } = await parts.vmm.facts()
+  const wanted = manifest.snapshot?.compat ?? ''
+  if (wanted !== compat) {
+    throw new Fault(
+      'conflict',
+      `build ${manifest.id} was made by another VMM (${wanted}) than this node has (${compat}); build the template here, or start from its disk`,
+    )
+  }
+  const directory = join(parts.directory, 'devices')
+  const path = join(directory, manifest.id)
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  await parts.blocks.ask('devices', { build: manifest.id, path }, { signal })
+  return path
+}
+
+/** Ends whatever bears the name of a place, whoever began it. Idempotent; goes on where one part fails. */
+export async function clear(parts: Parts, place: string): Promise<void> {
+  const { blocks, vmm, network, log } = parts
+  using patience = deadline(parts.clock, clearMs)
+  const { signal } = patience
+  const attempt = async (what: string, step: () => Promise<unknown>) => {
+    await step().catch((error: unknown) =>
+      log.warn({ place, err: error }, `${what} could not be freed: ${sentence(error)}`),
+    )
+  }
+  await attempt('a VM', () => vmm.remove(vmDirectory(parts, place)))
+  await Promise.all([
+    attempt('a disk', () => blocks.ask('closeDisk', { name: place }, { signal })),
+    attempt('a memory image', () => blocks.ask('releaseHolder', { holder: place }, { signal })),
+    attempt('a place on the network', async () => (await network.adopt(place))?.close()),
+  ])
+  await rm(vmDirectory(parts, place), { recursive: true, force: true })
+}
+
+const clearMs = 30_000
+
+export function vmDirectory(parts: Pick<Parts, 'directory'>, place: string): string {
+  return join(parts.directory, 'vms', place)
+}

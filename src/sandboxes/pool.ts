@@ -1,0 +1,205 @@
+import type { Manifest } from '../blocks/manifest.ts'
+import type { Gate } from '../kit/gate.ts'
+import { encodeId } from '../model/ids.ts'
+import type { MachineShape } from '../model/sandbox.ts'
+import { identify, newMachineId } from './identity.ts'
+import { clear, type Live, raise, type Waiting, wait } from './live.ts'
+import type { Parts } from './parts.ts'
+
+/** A build is popular for this long after it was last asked for. */
+const popularMs = 10 * 60_000
+/** What was asked for within this time is expected to be asked for again. */
+const recentMs = 10_000
+/** Most VMs of one build that run ahead. */
+const mostRunning = 8
+/** Most VMMs of one shape that wait for any snapshot. */
+const mostWaiting = 2
+/** Below this nothing is made ahead. */
+const spareBytes = 2 * 2 ** 30
+
+/**
+ * VMs made ahead, sized by demand: of a build that was asked for lately so many run already, with an identity of their
+ * own, as were asked for in the last seconds; and for everything else a VMM or two wait to be given any snapshot of their
+ * shape. Whatever is here belongs to nobody and is ended by the next agent if this one dies.
+ */
+export class Pool {
+  readonly #parts: Parts
+  /** The same through which sandboxes start, so that making ahead never stands before somebody who waits. */
+  readonly #gate: Gate
+  readonly #builds = new Map<string, Popular>()
+  readonly #waiting = new Map<string, { machine: MachineShape; ready: Waiting[]; askedAt: number }>()
+  readonly #closing = new AbortController()
+  #filling: Promise<void> | undefined
+  #again = false
+
+  constructor(parts: Parts, gate: Gate) {
+    this.#parts = parts
+    this.#gate = gate
+  }
+
+  /** VMs that run ahead. */
+  get running(): number {
+    let count = 0
+    for (const { ready } of this.#builds.values()) count += ready.length
+    return count
+  }
+
+  /** How many of this build run ahead. */
+  ready(build: string): number {
+    return this.#builds.get(build)?.ready.length ?? 0
+  }
+
+  /** One that runs already; undefined when none does. Asking is what makes a build popular. */
+  take(manifest: Manifest): Live | undefined {
+    const popular = this.#popular(manifest)
+    popular.asked.push(this.#parts.clock.monotonic())
+    const live = popular.ready.shift()
+    this.#fill()
+    return live
+  }
+
+  /** A VMM that waits for a snapshot of this shape; undefined when none does. */
+  takeWaiting(machine: MachineShape): Waiting | undefined {
+    const key = shapeKey(machine)
+    const entry = this.#waiting.get(key) ?? { machine, ready: [], askedAt: 0 }
+    entry.askedAt = this.#parts.clock.monotonic()
+    this.#waiting.set(key, entry)
+    const waiting = entry.ready.shift()
+    this.#fill()
+    return waiting
+  }
+
+  /** Gives up all that was made of a build, which is about to go. */
+  async forget(build: string): Promise<void> {
+    const popular = this.#builds.get(build)
+    this.#builds.delete(build)
+    for (const live of popular?.ready ?? []) await this.#end(live)
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(new Error('the agent is shutting down'))
+    await this.#filling?.catch(() => {})
+    for (const { ready } of this.#builds.values()) for (const live of ready) await this.#end(live)
+    for (const { ready } of this.#waiting.values()) for (const { place } of ready) await clear(this.#parts, place)
+    this.#builds.clear()
+    this.#waiting.clear()
+  }
+
+  #popular(manifest: Manifest): Popular {
+    const known = this.#builds.get(manifest.id)
+    if (known) return known
+    const popular: Popular = { manifest, asked: [], ready: [], failed: false }
+    this.#builds.set(manifest.id, popular)
+    return popular
+  }
+
+  /** One pass at a time; a ring meanwhile is one more pass. */
+  #fill(): void {
+    this.#again = true
+    this.#filling ??= (async () => {
+      try {
+        while (this.#again && !this.#closing.signal.aborted) {
+          this.#again = false
+          await this.#pass()
+        }
+      } catch (error) {
+        if (!this.#closing.signal.aborted) this.#parts.log.warn({ err: error }, 'no VM could be made ahead')
+      } finally {
+        this.#filling = undefined
+      }
+    })()
+  }
+
+  async #pass(): Promise<void> {
+    const { signal } = this.#closing
+    const now = this.#parts.clock.monotonic()
+    for (const [key, entry] of this.#waiting) {
+      if (now - entry.askedAt > popularMs) {
+        this.#waiting.delete(key)
+        for (const { place } of entry.ready) await clear(this.#parts, place)
+      }
+      while (entry.ready.length < mostWaiting && this.#mayMakeAhead())
+        entry.ready.push(await wait(this.#parts, { place: this.#newPlace(), machine: entry.machine, signal }))
+    }
+    for (const [build, popular] of this.#builds) {
+      popular.asked = popular.asked.filter((at) => now - at < popularMs)
+      if (popular.asked.length === 0) {
+        this.#builds.delete(build)
+        for (const live of popular.ready) await this.#end(live)
+        continue
+      }
+      const recent = popular.asked.filter((at) => now - at < recentMs).length
+      const wanted = Math.min(mostRunning, Math.max(1, recent))
+      while (popular.ready.length < wanted && !popular.failed && this.#mayMakeAhead()) {
+        const live = await this.#make(popular.manifest).catch((error: unknown) => {
+          // The next one who asks will be told why.
+          popular.failed = true
+          throw error
+        })
+        if (this.#builds.get(build) === popular) popular.ready.push(live)
+        else await this.#end(live)
+      }
+    }
+  }
+
+  /** Only while nobody waits to start, and there is memory to spare. */
+  #mayMakeAhead(): boolean {
+    return !this.#closing.signal.aborted && this.#gate.waiting === 0 && this.#parts.freeMemory() > spareBytes
+  }
+
+  async #make(manifest: Manifest): Promise<Live> {
+    const { signal } = this.#closing
+    using _place = await this.#gate.enter({ signal })
+    const live = await raise(this.#parts, { place: this.#newPlace(), manifest, signal })
+    try {
+      const { user, cwd } = manifest.defaults
+      const machineId = newMachineId(this.#parts)
+      await identify(this.#parts, live, { hostname: 'sandbox', machineId, fresh: true, user, cwd, signal })
+      await warmUp(live, signal)
+    } catch (error) {
+      await this.#end(live)
+      throw error
+    }
+    // One that dies waiting is not given to anybody.
+    void live.vm.exited.then(() => {
+      const popular = this.#builds.get(manifest.id)
+      if (!popular?.ready.includes(live)) return
+      popular.ready = popular.ready.filter((other) => other !== live)
+      void this.#end(live).then(() => this.#fill())
+    })
+    return live
+  }
+
+  async #end(live: Live): Promise<void> {
+    await live.channel[Symbol.asyncDispose]()
+    await clear(this.#parts, live.place)
+  }
+
+  #newPlace(): string {
+    return `p${encodeId(this.#parts.random.bytes(10))}`
+  }
+}
+
+interface Popular {
+  manifest: Manifest
+  /** When it was asked for, monotonic ms. */
+  asked: number[]
+  ready: Live[]
+  failed: boolean
+}
+
+function shapeKey({ arch, cpus, memoryMiB }: MachineShape): string {
+  return `${arch}/${cpus}/${memoryMiB}`
+}
+
+/** An emulated CPU translates what it runs for the first time; the way of a command is then translated already. */
+async function warmUp(live: Live, signal: AbortSignal): Promise<void> {
+  const execution = await live.channel
+    .exec({ command: ['/bin/sh', '-c', ':'], env: {} }, { signal })
+    .catch(() => undefined)
+  if (!execution) return
+  execution.stdin.end()
+  execution.stdout.resume()
+  execution.stderr?.resume()
+  await execution.exited
+}
