@@ -5,6 +5,27 @@ const template = ['<template>', 'name or alias of a template'] as const
 /** Commands for what sandboxes are made of. */
 export const templateCommands: readonly CommandSpec[] = [
   {
+    name: 'template build',
+    summary: 'build a template, and print the id of the build',
+    arguments: [['[recipe]', 'a template.yaml, a Dockerfile, or a directory with one']],
+    options: [
+      { flags: '--name <name[:tag]>', help: 'what to call it; by default what the recipe says, or its directory' },
+      { flags: '--tag <tag>', help: 'by default latest', many: true },
+      { flags: '--image <image>', help: 'just this image, such as debian:12' },
+      { flags: '--from <template>', help: 'begin from this template instead of what the recipe says' },
+      { flags: '--cpus <count>', help: 'processors of its machine' },
+      { flags: '--memory <size>', help: 'memory of its machine, such as 512MiB' },
+      { flags: '--disk <size>', help: 'its disk, such as 4GiB' },
+      { flags: '--build-arg <key=value>', help: 'for ARG of a Dockerfile', many: true },
+      { flags: '--no-cache', help: 'do every step anew' },
+      { flags: '--node <node>', help: 'build it there' },
+      { flags: '-d, --detach', help: 'do not wait; "tutti template logs" says how far it is' },
+      ...reads,
+    ],
+    completes: 'files',
+    load: () => import('./commands/template-build.ts'),
+  },
+  {
     name: 'template list',
     summary: 'list templates',
     options: reads,

@@ -112,15 +112,17 @@ export class Templates {
     name: string,
     wanted: Omit<BuildInput, 'context'> & {
       context?: Readable | Uint8Array | undefined
+      onBegin?: (build: PublicBuild) => void
       onLog?: (line: PublicBuildLine) => void
       signal?: AbortSignal | undefined
     },
   ): Promise<PublicBuild> {
-    const { context, onLog, signal, ...body } = wanted
+    const { context, onBegin, onLog, signal, ...body } = wanted
     const { build } = await this.#client.buildTemplate(
       { template: name, body: { ...body, context: context !== undefined } },
       { signal },
     )
+    onBegin?.(build)
     const followed = this.#follow(build.id, onLog, signal)
     if (context !== undefined) {
       const sent = this.#client.sendBuildContext({ build: build.id }, readableOf(context), { signal })
