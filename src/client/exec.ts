@@ -2,6 +2,7 @@ import { Readable, Writable } from 'node:stream'
 import type { RawData, WebSocket } from 'ws'
 import type { z } from 'zod'
 import type { ExecRequest } from '../contract/allocation.ts'
+import type { SandboxExecRequest } from '../contract/sandbox.ts'
 import { Fault } from '../model/fault.ts'
 import { type FrameKind, frame } from '../wire/frames.ts'
 import { parseFault } from './logs.ts'
@@ -9,8 +10,9 @@ import { toFault } from './read-reply.ts'
 import type { Transport } from './transport.ts'
 
 export type ExecOptions = z.input<typeof ExecRequest>
+export type SandboxExecOptions = z.input<typeof SandboxExecRequest>
 
-/** A command that runs inside a task. */
+/** A command that runs inside a task or a sandbox. */
 export interface Execution {
   /** Ending it ends the command's standard input. */
   readonly stdin: Writable
@@ -20,6 +22,8 @@ export interface Execution {
   resize(size: { columns: number; rows: number }): void
   /** A signal name such as SIGINT. */
   kill(signal: string): void
+  /** Lets go of it: a detached command goes on, any other is killed. */
+  close(): void
   /** Settles when the command has ended; rejects when the connection broke first. 128 + n for death by signal n. */
   readonly exited: Promise<{ code: number }>
 }
@@ -30,7 +34,7 @@ const maxChunk = 64 * 1024
 export async function openExecution(
   transport: Transport,
   path: string,
-  request: ExecOptions,
+  request: ExecOptions | SandboxExecOptions,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Execution> {
   const socket = await transport.socket(path, { signal })
@@ -70,6 +74,7 @@ export async function openExecution(
     stderr,
     resize: (size) => post(socket, frame.resize, JSON.stringify(size)),
     kill: (name) => post(socket, frame.signal, name),
+    close: () => socket.close(),
     exited: exited.promise,
   }
 }

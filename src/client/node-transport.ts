@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { Agent, request as httpsRequest } from 'node:https'
+import { pipeline } from 'node:stream'
 import type { WebSocket } from 'ws'
 import { Fault } from '../model/fault.ts'
 import { fetchAuthority, fingerprintOf } from './authority.ts'
@@ -97,7 +98,7 @@ function send(
   wanted: TransportRequest,
   again = true,
 ): Promise<TransportReply> {
-  const { method, path, body, quietMs, signal } = wanted
+  const { method, path, body, upload, quietMs, signal } = wanted
   return new Promise((resolve, reject) => {
     const request = httpsRequest(`${url}${path}`, {
       method,
@@ -107,6 +108,7 @@ function send(
         ...(body === undefined
           ? {}
           : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        ...(upload === undefined ? {} : { 'content-type': 'application/octet-stream' }),
       },
       ...(signal ? { signal } : {}),
     })
@@ -116,13 +118,16 @@ function send(
     request.once('error', (error: NodeJS.ErrnoException) => {
       // A kept connection may have been closed by the other side just now: that says nothing about the server.
       const stale = request.reusedSocket && (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-      if (stale && again) resolve(send(url, agent, headers, wanted, false))
+      // An upload that was begun cannot be begun again.
+      if (stale && again && !upload) resolve(send(url, agent, headers, wanted, false))
       else reject(error)
     })
     request.once('response', (response: IncomingMessage) => {
       resolve({ status: response.statusCode ?? 0, body: response })
     })
-    request.end(body)
+    if (!upload) request.end(body)
+    // What goes wrong with the connection is told by the request itself; an answer may come before all was sent.
+    else pipeline(upload, request, (error) => error && upload.errored && request.destroy(error))
   })
 }
 
@@ -133,7 +138,7 @@ async function openSocket(
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<WebSocket> {
-  // Only exec needs it.
+  // Only ways into workloads need it.
   const { WebSocket } = await import('ws')
   signal?.throwIfAborted()
   const socket = new WebSocket(`${url.replace(/^https/, 'wss')}${path}`, {

@@ -16,6 +16,8 @@ export interface TransportRequest {
   /** With its query. */
   path: string
   body?: string | undefined
+  /** Bytes as they come, instead of a body. */
+  upload?: Readable | undefined
   /** Longest silence before and during the answer; 0 without a limit. */
   quietMs: number
   signal?: AbortSignal | undefined
