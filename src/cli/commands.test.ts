@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '../model/fault.ts'
 import { encodeFrame, frame } from '../wire/frames.ts'
@@ -278,6 +281,39 @@ test('a command run once passes on its output and its exit code', async () => {
   assert.equal(spec?.type, 'batch')
   assert.equal(spec?.restart.attempts, 0)
   assert.deepEqual(spec?.tasks.main.command, ['sh', '-c', 'x'])
+})
+
+test('a script of this directory travels with the job, and mistakes about it are told at once', async (t) => {
+  let task: { command: string[]; templates: { content: string; to: string; mode: string }[] } | undefined
+  const once: Answers = {
+    'PUT /v1/jobs/mine': ({ body }) => {
+      task = JSON.parse(body ?? '').spec.tasks.main
+      return { job: 'mine', version: 1, index: 5, changed: true }
+    },
+  }
+  const directory = await mkdtemp(join(tmpdir(), 'tutti-script-'))
+  t.after(() => rm(directory, { recursive: true }))
+  const path = (name: string) => relative(process.cwd(), join(directory, name))
+  const text = '#!/bin/sh\necho "$HOME ${HOME} $${x}"\n'
+  await writeFile(join(directory, 'build.sh'), text, { mode: 0o755 })
+  await writeFile(join(directory, 'plain.sh'), text, { mode: 0o644 })
+  await writeFile(join(directory, 'program'), Buffer.of(0x7f, 0xff, 0xfe), { mode: 0o755 })
+  await using shell = await testCli({ answers: once })
+  const run = (word: string) => shell.run('run', '--driver', 'process', '--name', 'mine', '-d', '--', word, 'a')
+  assert.equal((await run(path('build.sh'))).code, 0)
+  assert.deepEqual(task?.command, ['local/build.sh', 'a'])
+  const [template] = task?.templates ?? []
+  assert.equal(template?.mode, '0755')
+  assert.equal(template?.content, '#!/bin/sh\necho "$HOME $${HOME} $$${x}"\n')
+  for (const [name, sentence] of [
+    ['plain.sh', /plain\.sh" is not executable; chmod \+x would help/],
+    ['program', /cannot travel with the job/],
+    ['nothing', /cannot read .*nothing: there is no such file here/],
+  ] as const) {
+    const { code, err } = await run(path(name))
+    assert.equal(code, 2)
+    assert.match(err, sentence)
+  }
 })
 
 test('when Tutti fails rather than the command, the exit code is 125', async () => {
