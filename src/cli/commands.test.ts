@@ -316,6 +316,23 @@ test('a script of this directory travels with the job, and mistakes about it are
   }
 })
 
+test('a command that nobody waits for any more does not run later', async () => {
+  let stopped = 0
+  const never: Answers = {
+    'PUT /v1/jobs/mine': () => ({ job: 'mine', version: 1, index: 5, changed: true }),
+    'GET /v1/watch': () => watched([{ table: 'jobs', key: 'mine', row: { ...job, name: 'mine' } }]),
+    'POST /v1/jobs/mine/stop': () => {
+      stopped += 1
+      return { job: 'mine', index: 6 }
+    },
+  }
+  await using shell = await testCli({ answers: never })
+  const { code, err } = await shell.run('run', '--driver', 'process', '--name', 'mine', '--wait', '50ms', '--', 'true')
+  assert.equal(code, 125)
+  assert.equal(stopped, 1)
+  assert.match(err, /it is stopped, so that it does not run later\ntutti: waited 50ms in vain: mine: /)
+})
+
 test('when Tutti fails rather than the command, the exit code is 125', async () => {
   await using shell = await testCli({ answers: {} })
   const { code, err } = await shell.run('run', '--driver', 'process', '--', 'true')
@@ -355,6 +372,6 @@ test('run waits until every copy is healthy, and says when the wait is over', as
   assert.equal(late.code, 1)
   assert.match(
     late.err,
-    /job "web" is not there after 100ms: web: 1 of 2 healthy, 1 preparing, pulling; "tutti status web" says more/,
+    /waited 100ms in vain: web: 1 of 2 healthy, 1 preparing, pulling; "tutti status web" says more/,
   )
 })
