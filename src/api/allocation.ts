@@ -10,12 +10,13 @@ import type { Control } from '../control/control.ts'
 import { findAllocation, findNode } from '../control/find.ts'
 import { type AuditEntry, addAudit } from '../control/marks.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
-import { OctetAnswer, type ParsedRequest, type SocketHandler } from '../http/route.ts'
+import { OctetAnswer, type SocketHandler, type SocketRequest } from '../http/route.ts'
+import { deadline } from '../kit/clock.ts'
 import { type Allocation, isLive } from '../model/allocation.ts'
 import { Fault } from '../model/fault.ts'
 import { versionKey } from '../model/records.ts'
 import type { View } from '../store/store.ts'
-import { firstMessage, relayExec } from './exec.ts'
+import { Inbox, nextRequest, relayExec } from './exec.ts'
 import type { Handlers } from './handlers.ts'
 import { interleave } from './logs.ts'
 
@@ -94,24 +95,37 @@ export function allocationHandlers({ control, sessions }: Options): AllocationHa
   }
 }
 
-/** The exec WebSocket: the request, the agent's answer to it, then frames until the command has ended. */
+/** How long a socket waits for its next request: shorter than whatever stands between is likely to keep it open. */
+const execIdleMs = 30_000
+
+/**
+ * The exec WebSocket: the request, the agent's answer to it, then frames until the command has ended. One after the
+ * other, if the client asked to keep it: most of a short command's time would else be a new TLS connection.
+ */
 export function execSocket({ control, sessions }: Options): SocketHandler {
-  return async ({ params, signal, caller }: ParsedRequest, socket: WebSocket) => {
-    const asked = ExecRequest.safeParse(await firstMessage(socket, { signal }))
-    if (!asked.success) throw new Fault('invalid', `the exec request is not valid: ${z.prettifyError(asked.error)}`)
-    const { view } = control.store
-    const allocation = live(findAllocation(view, (params as { allocation: string }).allocation))
-    const task = asked.data.task ?? firstMain(view, allocation)
-    recordAccess(control, { by: caller.name, action: 'allocation.exec', subject: `${allocation.id}/${task}` })
-    const stream = await sessions.open(
-      allocation.node,
-      'exec',
-      { ...asked.data, allocation: allocation.id, task },
-      { signal },
-    )
-    socket.send(JSON.stringify({ ok: true }))
-    socket.resume()
-    await relayExec(socket, stream)
+  return async ({ params, signal, admitAgain }: SocketRequest, socket: WebSocket) => {
+    const inbox = new Inbox(socket)
+    for (let isFirst = true; ; isFirst = false) {
+      using patience = deadline(control.clock, execIdleMs)
+      const request = await nextRequest(inbox, { isFirst, signal, within: patience.signal })
+      if (request === undefined) break
+      const asked = ExecRequest.safeParse(request)
+      if (!asked.success) throw new Fault('invalid', `the exec request is not valid: ${z.prettifyError(asked.error)}`)
+      const { keep, ...wanted } = asked.data
+      const caller = admitAgain()
+      const { view } = control.store
+      const allocation = live(findAllocation(view, (params as { allocation: string }).allocation))
+      const task = wanted.task ?? firstMain(view, allocation)
+      recordAccess(control, { by: caller.name, action: 'allocation.exec', subject: `${allocation.id}/${task}` })
+      const ask = { ...wanted, allocation: allocation.id, task }
+      const stream = await sessions.open(allocation.node, 'exec', ask, { signal })
+      socket.send(JSON.stringify({ ok: true }))
+      const isOver = await relayExec(socket, inbox, stream)
+      if (!isOver || !keep || socket.readyState !== socket.OPEN) break
+    }
+    // What still comes is read and forgotten: the answer to our farewell is behind it.
+    inbox.tell(() => {})
+    if (socket.readyState === socket.OPEN) socket.close(1000)
   }
 }
 

@@ -3,6 +3,7 @@ import type { EndpointName, Endpoints } from '../contract/endpoints.ts'
 import { routes } from '../contract/routes.ts'
 import { Fault } from '../model/fault.ts'
 import { type ExecOptions, type Execution, openExecution } from './exec.ts'
+import { KeptSockets } from './kept-sockets.ts'
 import { type LogChunk, readLogs } from './logs.ts'
 import { type NodeTransportOptions, nodeTransport } from './node-transport.ts'
 import { expectStream, readJson, readText } from './read-reply.ts'
@@ -68,10 +69,11 @@ export function createClient(options: ClientOptions): Client {
   const calls = names
     .filter((name) => !('stream' in routes[name]))
     .map((name) => [name, (input?: Values, call?: CallOptions) => callOne(transport, options, name, input, call)])
+  const sockets = new KeptSockets(transport)
   const streams: Streams = {
     logs: (input, call) => readLogs(transport, pathOf('allocationLogs', input), input.stream ?? 'both', call),
     watch: (input, call) => watch(transport, options.clock, (from) => pathOf('watch', { ...input, from }), call),
-    exec: (input, request, call) => openExecution(transport, pathOf('execAllocation', input), request, call),
+    exec: (input, request, call) => openExecution(sockets, pathOf('execAllocation', input), request, call),
     metrics: async (call) => {
       const reply = await transport.request({
         method: 'GET',
@@ -85,7 +87,10 @@ export function createClient(options: ClientOptions): Client {
   // The mapped type above says what these are; building them from the table is what makes that true.
   return Object.assign(Object.fromEntries(calls), streams, {
     url: transport.url,
-    [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      sockets[Symbol.dispose]()
+      await transport[Symbol.asyncDispose]()
+    },
   }) as Client
 }
 

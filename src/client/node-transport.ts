@@ -1,11 +1,10 @@
 import type { IncomingMessage } from 'node:http'
 import { Agent, request as httpsRequest } from 'node:https'
-import type { WebSocket } from 'ws'
 import { Fault } from '../model/fault.ts'
 import { fetchAuthority, fingerprintOf } from './authority.ts'
 import { connectionFault } from './connection-fault.ts'
 import { readJson } from './read-reply.ts'
-import type { Transport, TransportReply, TransportRequest } from './transport.ts'
+import type { Transport, TransportReply, TransportRequest, TransportSocket } from './transport.ts'
 
 export interface NodeTransportOptions {
   /** Such as `https://control.example:7447`. */
@@ -132,7 +131,7 @@ async function openSocket(
   headers: Record<string, string>,
   path: string,
   signal: AbortSignal | undefined,
-): Promise<WebSocket> {
+): Promise<TransportSocket> {
   // Only exec needs it.
   const { WebSocket } = await import('ws')
   signal?.throwIfAborted()
@@ -152,10 +151,15 @@ async function openSocket(
         reject,
       )
     })
+    let connection: IncomingMessage['socket'] | undefined
+    socket.once('upgrade', (response: IncomingMessage) => {
+      connection = response.socket
+    })
     socket.once('error', reject)
     socket.once('open', () => {
       socket.off('error', reject)
-      resolve(socket)
+      signal?.removeEventListener('abort', onAbort)
+      resolve({ socket, holdProcess: (hold) => void (hold ? connection?.ref() : connection?.unref()) })
     })
   })
 }
