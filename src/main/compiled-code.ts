@@ -5,8 +5,8 @@ import { systemClock } from '../kit/system-clock.ts'
 const warmAfterMs = 15_000
 
 /**
- * Node keeps compiled code when a process ends in good order, which control planes and agents seldom do. Keeping it once
- * they are warm makes their next start start warm. When nothing is new, this does nothing.
+ * Node keeps compiled code when a process ends in good order, which control planes and agents seldom do. So it is kept
+ * once they are warm, and the next one begins warm. That takes part of a second, once for each version of the code.
  */
 export function keepCompiledCode({ signal }: { signal: AbortSignal }): void {
   systemClock.sleep(warmAfterMs, { signal }).then(
