@@ -19,7 +19,11 @@ describe('in a virtual machine', { skip }, () => {
         '/etc/tutti/hooks.d/10-note': '#!/bin/sh\necho "$TUTTI_GENERATION $(hostname)" >> /root/hooked\n',
         '/etc/ssh/ssh_host_ed25519_key': 'old',
         '/etc/hosts': '10.0.0.9 printer\n',
+        // Only what the agent asks of it: the name of the file is the last argument.
+        '/usr/bin/ssh-keygen': '#!/bin/sh\nfor last; do :; done\necho new > "$last"\n',
+        '/sbin/own-init': '#!/bin/sh\necho $$ > /run/own-init\nexec sleep 100000\n',
       },
+      words: 'tutti.init=/sbin/own-init',
     })
     channel = await vm.connect()
   })
@@ -57,6 +61,12 @@ describe('in a virtual machine', { skip }, () => {
     assert.match(await run('cat /proc/self/cgroup'), /^0::\/tutti$/)
     assert.equal(await run('echo again > /dev/stdout', { user: 'ada' }), 'again')
     assert.doesNotMatch(await vm.console(), /tutti-guest:/)
+  })
+
+  test('the image’s own init runs among the workload when it is asked for', async () => {
+    const pid = await run('cat /run/own-init')
+    assert.match(await run(`tr '\\0' ' ' < /proc/${pid}/cmdline`), /^sleep 100000/)
+    assert.equal(await run(`cat /proc/${pid}/cgroup`), '0::/tutti')
   })
 
   test('orphans are taken in, and none stays a zombie', async () => {
@@ -117,7 +127,7 @@ describe('in a virtual machine', { skip }, () => {
     assert.equal(await run('cat /etc/resolv.conf'), 'nameserver 10.7.0.1\nnameserver 1.1.1.1')
     assert.equal(await run('cat /etc/hosts'), '10.0.0.9 printer\n127.0.1.1\tclone-7\t# by tutti')
     assert.equal(await run('cat /root/hooked'), 'gen-7 clone-7')
-    assert.equal(await run('ls /etc/ssh'), '', 'the old host keys are gone')
+    assert.equal(await run('cat /etc/ssh/*'), 'new', 'the old host keys are gone')
     assert.equal(await run('echo $TOKEN'), 'secret')
     const newBootId = await run('cat /proc/sys/kernel/random/boot_id')
     assert.match(newBootId, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
