@@ -18,9 +18,9 @@ import {
 import { readManifest, writeReference } from '../store/builds.ts'
 import { inLanes } from '../store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from '../store/condemned.ts'
+import { lookUpBytes, takeTurns } from '../turns.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
-import { takeTurns } from './turns.ts'
 
 export interface CopyReport {
   /** Chunks and map pages that the build consists of. */
@@ -92,8 +92,10 @@ interface Needed {
 async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, Needed>> {
   const needed = new Map<string, Needed>()
   const among = new Set(manifest.packs)
+  const mayGoOn = takeTurns()
   for (const [, image] of imagesOf(manifest)) {
     for (const { id } of idsOf(await openOf(from, manifest, image))) {
+      await mayGoOn(lookUpBytes)
       const key = keyOf(id)
       if (needed.has(key)) continue
       const found = from.find(id, among) ?? from.find(id)

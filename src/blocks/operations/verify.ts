@@ -5,10 +5,10 @@ import { keyOf, toHash } from '../hash.ts'
 import { packKey } from '../objects/keys.ts'
 import { packHead } from '../pack.ts'
 import { inLanes } from '../store/chunk-reader.ts'
+import { takeTurns } from '../turns.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
 import { buildIds, readReferences } from './list.ts'
 import { type BuildSource, entriesOf } from './source.ts'
-import { takeTurns } from './turns.ts'
 
 export interface VerifyReport {
   builds: number

@@ -48,6 +48,7 @@ export function makeChunkReader({
   const underWay = new Map<string, Promise<Buffer>>()
 
   const chunk: ChunkReader['chunk'] = (id, options = {}) => {
+    if (options.signal?.aborted) return Promise.reject(options.signal.reason)
     const key = keyOf(id)
     const cached = cache.get(key)
     if (cached) return Promise.resolve(cached)
@@ -200,16 +201,22 @@ function around(pack: LocalPack, entry: number, others: readonly number[]): numb
   return [entry, ...others.filter((n) => Math.abs(placeAt(pack.index.entries, n).offset - start) <= requestBytes)]
 }
 
+/** Works on all items, some at a time. At the first failure no other is begun; it is thrown when none is under way. */
 export async function inLanes<T>(items: readonly T[], lanes: number, work: (item: T) => Promise<void>): Promise<void> {
   let next = 0
   const lane = async () => {
-    while (next < items.length) await work(items[next++] as T)
+    try {
+      while (next < items.length) await work(items[next++] as T)
+    } catch (error) {
+      next = items.length
+      throw error
+    }
   }
-  await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane))
+  const done = await Promise.allSettled(Array.from({ length: Math.min(lanes, items.length) }, lane))
+  for (const result of done) if (result.status === 'rejected') throw result.reason
 }
 
 function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(signal.reason)
   return new Promise((resolve, reject) => {
     const giveUp = () => reject(signal.reason)
     signal.addEventListener('abort', giveUp, { once: true })
