@@ -22,6 +22,7 @@ const stepBytes = 1024 * 1024
 
 /** Copies what is the stopped process's own; gives the bytes that it copied. */
 export function capture(request: CaptureRequest): number {
+  const libc = loadLibc()
   const mappings = findMappings(request.pid, request.path, request.name)
   const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
@@ -34,7 +35,8 @@ export function capture(request: CaptureRequest): number {
       for (const { offset, length } of steps(inside)) {
         const place = runs ? addressOf(mappings, offset) : { address: offset, length }
         const count = Math.min(length, place.length)
-        readExactly(source, step, count, place.address)
+        if (!runs || libc?.readProcess(request.pid, place.address, step, count) !== count)
+          readExactly(source, step, count, place.address)
         at += writeExactly(fd, step, count, at)
         if (count < length) throw new Fault('internal', 'a page lies across two mappings')
       }

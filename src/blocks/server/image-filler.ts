@@ -22,6 +22,8 @@ export class ImageFiller {
   #isClosed = false
   /** Bytes that came from elsewhere so far. */
   fetchedBytes = 0
+  /** How often somebody had to wait so far. */
+  asked = 0
 
   constructor(image: LocalImage, reader: ImageReader) {
     this.#image = image
@@ -33,6 +35,7 @@ export class ImageFiller {
   }
 
   async fetch(first: number, last: number): Promise<void> {
+    this.asked += 1
     const piece = Math.max(1, Math.floor(pieceBytes / this.#image.chunkBytes))
     const from = first - (first % piece)
     const to = last - (last % piece) + piece - 1

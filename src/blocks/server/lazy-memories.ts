@@ -8,6 +8,10 @@ import type { DiskThreads } from './disk-threads.ts'
 import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse } from './fuse-mount.ts'
 import type { HeldMemory, Memories } from './memories.ts'
 
+/** How long nobody may have waited before the rest is fetched, and how often that is waited for. */
+const quietMs = 500
+const maximumRounds = 60
+
 /** Who has it, kept for the next block server: the mount outlives this one. */
 const LazyNote = z.strictObject({ holders: z.array(z.string().max(64)) })
 
@@ -22,6 +26,8 @@ export interface LazyMemoriesOptions {
   memories: Memories
   threads: DiskThreads
   clock: Clock
+  /** Whether they are completed in the background. */
+  backgroundFill: boolean
 }
 
 /**
@@ -31,6 +37,7 @@ export interface LazyMemoriesOptions {
 export class LazyMemories {
   readonly #options: LazyMemoriesOptions
   readonly #open = new Map<BuildId, Promise<LazyMemory>>()
+  readonly #end = new AbortController()
   readonly isPossible: boolean = canMountFuse()
 
   constructor(options: LazyMemoriesOptions) {
@@ -81,6 +88,26 @@ export class LazyMemories {
     rmSync(lazy.directory, { recursive: true, force: true })
   }
 
+  /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
+  async #fill({ filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
+    const { signal } = this.#end
+    const first = prefetch.filter((chunk) => chunk < filler.chunks)
+    await reader.prefetch(first, { signal })
+    for (const chunk of first) {
+      signal.throwIfAborted()
+      await filler.fill(chunk, chunk)
+    }
+    for (let seen = -1, rounds = 0; seen !== filler.asked && rounds < maximumRounds; rounds += 1) {
+      seen = filler.asked
+      await this.#options.clock.sleep(quietMs, { signal })
+    }
+    await complete()
+  }
+
+  [Symbol.dispose](): void {
+    this.#end.abort()
+  }
+
   async #start(held: HeldMemory): Promise<LazyMemory> {
     const directory = join(this.#options.directory, held.build)
     await mkdir(directory, { recursive: true, mode: 0o700 })
@@ -95,6 +122,7 @@ export class LazyMemories {
     const base = { ...held.local, key: exportName(held.build) }
     const size = held.image.size
     await this.#options.threads.open(exportName(held.build), { socket, overlay: undefined, size, base, bootId: 0n })
+    if (this.#options.backgroundFill) this.#fill(held).catch(() => {}) // what is missing is fetched when it is touched
     return socket
   }
 }

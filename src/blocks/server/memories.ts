@@ -28,6 +28,8 @@ export interface HeldMemory {
   bytes: number
   holders: Set<string>
   /** Everything is there; sealed too, where files can be. */
+  /** Chunks that a clone touches first, in that order. */
+  prefetch: readonly number[]
   isComplete: boolean
   isSealed: boolean
   /** Brings all of it, once, and says when that is done. */
@@ -40,8 +42,6 @@ export interface MemoriesOptions {
   content: ContentStore
   /** Bytes of memories that nobody holds; beyond it those used longest ago go, down to three quarters. */
   keptBytes: number
-  /** Whether what is open lazily is completed of itself. */
-  backgroundFill: boolean
   /** Bytes that stay free for the machine itself. */
   reservedBytes: number
 }
@@ -142,21 +142,19 @@ export class Memories {
       file,
       bytes,
       holders: new Set(),
+      prefetch: snapshot.prefetch,
       isComplete: false,
       isSealed: false,
       complete: () => {
-        completing ??= this.#complete(held, snapshot.prefetch)
+        completing ??= this.#complete(held)
         return completing
       },
     }
-    if (this.#options.backgroundFill) held.complete().catch(() => {}) // those who need all of it await it
     return held
   }
 
-  /** What a clone touches first comes first. */
-  async #complete(held: HeldMemory, prefetch: readonly number[]): Promise<void> {
+  async #complete(held: HeldMemory): Promise<void> {
     try {
-      for (const chunk of prefetch) if (chunk < held.filler.chunks) await held.filler.fill(chunk, chunk)
       await held.filler.fill(0, held.filler.chunks - 1)
       held.isSealed = loadLibc()?.seal(held.file.fd) ?? false
       held.isComplete = true

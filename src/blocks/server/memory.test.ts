@@ -233,6 +233,20 @@ test('a lazy memory has its pages when they are touched, and leaves nothing behi
   while (processesAbout(server.directory).length > 0) await sleep(5)
 })
 
+test('a lazy memory arrives of itself, and the next machine is given the whole one', { skip: lazySkip }, async () => {
+  await using server = await openTestServer()
+  const expected = await bootedBuild(server, template, templatePages)
+  const first = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
+  assert.ok(first.lazy)
+  const next = () => server.ask('openMemory', { build: template, holder: 'b', lazy: true })
+  while ((await next()).lazy) await sleep(20)
+  const { path, sealed } = await next()
+  assert.ok(sealed && readFileSync(path).equals(expected))
+  assert.ok(readFileSync(first.path).equals(expected))
+  for (const holder of ['a', 'b']) await server.ask('releaseMemory', { build: template, holder })
+  assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
+})
+
 function processesAbout(directory: string): string[] {
   return readdirSync('/proc').filter((pid) => {
     try {

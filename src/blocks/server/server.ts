@@ -36,6 +36,8 @@ export interface ServeBlocksOptions {
   reservedMemoryBytes?: number
   /** Whether memories are brought here before anybody touches them; a lazy one otherwise stays as it is. */
   backgroundFill?: boolean
+  /** Called when it can serve no more, and has to be started anew. */
+  onBroken?: (fault: Fault) => void
   /** Called when somebody has asked it to stop. */
   onStop?: () => void
 }
@@ -58,9 +60,10 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         if (filler === undefined) throw new Fault('internal', `${key} is not open`)
         await filler.fetch(first, last)
       },
+      onBroken: (fault) => options.onBroken?.(fault),
     }),
   )
-  const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url))
+  const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url, undefined, options.onBroken))
   const captures = new Captures({ directory, clock, keptBytes })
   await captures.prepare()
   const memories = opened.use(
@@ -68,11 +71,17 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       directory,
       content,
       keptBytes: options.keptMemoryBytes ?? 4 * GiB,
-      backgroundFill: options.backgroundFill ?? true,
       reservedBytes: options.reservedMemoryBytes ?? GiB / 4,
     }),
   )
-  const lazy = new LazyMemories({ directory: join(directory, 'lazy'), memories, threads, clock })
+  const lazy = new LazyMemories({
+    directory: join(directory, 'lazy'),
+    memories,
+    threads,
+    clock,
+    backgroundFill: options.backgroundFill ?? true,
+  })
+  opened.use(lazy)
   await lazy.resume()
   const disks = new Disks({ directory: join(directory, 'disks'), bases, threads, bootId: bootId() })
   await disks.resume()
