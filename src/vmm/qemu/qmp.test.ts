@@ -81,6 +81,14 @@ test('who stops waiting for an answer gets none, and the next answer is not mist
   assert.equal(await quick, 'quick')
 })
 
+test('a refusal that names no command of ours is told to all that wait', async () => {
+  await using peer = await openPeer()
+  const asked = peer.qmp.execute('object-add', { id: 'm0' })
+  await peer.heard('object-add')
+  peer.say({ error: { class: 'GenericError', desc: "QMP input member 'share' is unexpected" }, id: 'm0' })
+  await assert.rejects(asked, (error: Fault) => error.code === 'unavailable')
+})
+
 test('when the other end goes, everything under way is told so', async () => {
   await using peer = await openPeer()
   const asked = peer.qmp.execute('anything')
