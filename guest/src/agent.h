@@ -181,6 +181,7 @@ void freeze_begin(struct stream *s, struct bytes fields);
 void freeze_end(struct stream *s);
 void freeze_release_disk(void);
 bool disk_is_frozen(void);
+bool workload_is_frozen(void); /* nothing may be started then: it would stand still half-made, and the agent with it */
 void workload_prepare(void);  /* makes the control group of the workload */
 int workload_cgroup(void);    /* its directory, or -1 */
 

@@ -21,7 +21,7 @@ static size_t out_from, out_length, out_room;
 static bool readable, writable = true;
 static bool quiet, deaf = true; /* deaf: nothing is a frame until the next marker */
 static uint8_t used[16] = "tutti.channel.1\n", next[16];
-static bool have_next;
+static bool have_next, begun;
 bool wire_lost;
 
 static void port_ready(struct io *io, uint32_t events);
@@ -66,16 +66,20 @@ void wire_turn(void) {
 }
 
 static void take_in(void) {
-  ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
-  if (got < 0 && errno == EINTR) return;
-  if (got <= 0) {
-    /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
-    readable = false;
-    if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) wire_lost = true;
-    return;
+  /* A marker that waits for its nonce lies at the front. */
+  size_t scan_from = begun || in_length < 15 ? 0 : in_length - 15;
+  /* A port gives at most a page at a time. */
+  while (in_length < sizeof in - 4096) {
+    ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
+      readable = false;
+      if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) wire_lost = true;
+      break;
+    }
+    in_length += (size_t)got;
   }
-  size_t scan_from = in_length < 15 ? 0 : in_length - 15;
-  in_length += (size_t)got;
   while (begin(scan_from)) scan_from = 0;
   parse();
 }
@@ -95,13 +99,17 @@ static bool begin(size_t scan_from) {
   size_t at = (size_t)(found - in);
   memmove(in, found, in_length - at);
   in_length -= at;
-  deaf = true;
+  deaf = begun = true;
   if (in_length < 32) return false;
+  begun = false;
   uint8_t nonce[16];
   memcpy(nonce, in + 16, 16);
   memmove(in, in + 32, in_length - 32);
   in_length -= 32;
   if (newer) memcpy(used, next, 16);
+  /* The newer one stays until it is used, so that whoever was told of it can always connect. */
+  if (newer || !have_next) draw_token(next);
+  have_next = true;
   hello(nonce);
   return true;
 }
@@ -112,8 +120,6 @@ static void hello(const uint8_t *nonce) {
   commands_lost(was_quiet);
   out_from = out_length = 0;
   quiet = deaf = false;
-  draw_token(next);
-  have_next = true;
   put(nonce, 16);
   uint8_t room[256];
   struct out fields = {room, 0, sizeof room, true};

@@ -9,7 +9,8 @@ import { systemClock as clock } from '../../src/kit/system-clock.ts'
 import { systemRandom as random } from '../../src/kit/system-random.ts'
 import type { Egress } from '../../src/model/sandbox.ts'
 import { openNamespaceNetwork } from '../../src/sandboxes/network/namespace/namespace.ts'
-import type { Denial, SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts'
+import type { SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts'
+import { type Hears, listenTo } from '../fixtures/network/hearing.ts'
 import { onOwnMachine } from '../fixtures/network/machine.ts'
 import { openWorld, outside, type Peer, plugIn, sh } from '../fixtures/network/world.ts'
 
@@ -190,7 +191,7 @@ interface Guest {
   http(address: string, host: string): Promise<string>
   dns(name: string): Promise<string>
   dnsTcp(name: string): Promise<string>
-  hears(expected: { destination: string; reason: string | RegExp }): Promise<void>
+  hears: Hears
 }
 
 function check(title: string, body: (rig: Rig) => Promise<void>): void {
@@ -232,15 +233,6 @@ function check(title: string, body: (rig: Rig) => Promise<void>): void {
 }
 
 function guestOf(link: SandboxLink, peer: Peer): Guest {
-  const heard: Denial[] = []
-  const news = Promise.withResolvers<void>()
-  let told = news
-  void (async () => {
-    for await (const denial of link.denials) {
-      heard.push(denial)
-      told.resolve()
-    }
-  })()
   return {
     peer,
     link,
@@ -249,16 +241,6 @@ function guestOf(link: SandboxLink, peer: Peer): Guest {
     http: (address, host) => peer.ask('tcp', { address, port: 80, text: `GET / HTTP/1.1\r\nHost: ${host}\r\n\r\n` }),
     dns: (name) => peer.ask('dns', { address: link.identity?.gateway, name, kind: 'A' }),
     dnsTcp: (name) => peer.ask('dnsTcp', { address: link.identity?.gateway, name, kind: 'A' }),
-    hears: async ({ destination, reason }) => {
-      const fits = (denial: Denial) =>
-        denial.destination === destination &&
-        (typeof reason === 'string' ? denial.reason === reason : reason.test(denial.reason))
-      const late = AbortSignal.timeout(5000)
-      while (!heard.some(fits)) {
-        assert.ok(!late.aborted, `never told of ${destination}; told of ${JSON.stringify(heard, null, 1)}`)
-        told = Promise.withResolvers()
-        await Promise.race([told.promise, new Promise((resolve) => late.addEventListener('abort', resolve))])
-      }
-    },
+    hears: listenTo(link),
   }
 }

@@ -27,6 +27,7 @@ export function makeBuildWriter({
   random,
   basedOn: startedFrom,
   condemned,
+  openPacks,
 }: {
   directory: string
   packs: LocalPacks
@@ -38,6 +39,8 @@ export function makeBuildWriter({
   basedOn: Manifest | undefined
   /** Packs that a collection is about to remove: nothing new may rely on them. */
   condemned: ReadonlySet<string>
+  /** Brings the indexes of packs here. */
+  openPacks: (names: readonly string[]) => Promise<void>
 }): BuildWriter {
   const mayUse = (parents: ReadonlySet<string>) => (number: number) => {
     const pack = packs.byNumber(number)
@@ -148,6 +151,7 @@ export function makeBuildWriter({
       await settled()
       await data.writer.finish()
       await pages.writer.finish()
+      await openPacks(basedOn?.packs ?? [])
       const images = [
         manifest.disk,
         ...(manifest.snapshot ? [manifest.snapshot.memory, manifest.snapshot.devices] : []),

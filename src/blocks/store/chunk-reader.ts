@@ -4,11 +4,12 @@ import type { BuildId } from '../../model/ids.ts'
 import type { ImageReader } from '../content.ts'
 import { isZeroId, keyOf, toHash } from '../hash.ts'
 import type { Image } from '../manifest.ts'
+import { placeAt } from '../pack.ts'
 import { makeChunkCache } from './chunk-cache.ts'
 import type { Location } from './chunk-index.ts'
 import { openImage } from './image-reader.ts'
 import type { LocalPack, LocalPacks } from './local-packs.ts'
-import type { Upstream } from './upstream.ts'
+import { requestBytes, type Upstream } from './upstream.ts'
 
 export interface ReadOptions {
   packs?: readonly string[] | undefined
@@ -25,6 +26,8 @@ export interface ReadOptions {
 export interface ChunkReader {
   chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
   open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
+  /** Reads the indexes of packs that are not here from the object store, if there is one. */
+  openPacks(names: readonly string[]): Promise<void>
 }
 
 export function makeChunkReader({
@@ -101,11 +104,18 @@ export function makeChunkReader({
     const found = here()
     if (!found) return undefined
     const { pack, entry } = found
-    const others = (near?.() ?? []).flatMap((other) => missingFrom(packs, pack, other))
+    const isComing = upstream.isUnderWay(pack, entry)
+    const others = isComing ? [] : (near?.() ?? []).flatMap((other) => missingFrom(packs, pack, other))
     const together = others.length > 0 ? around(pack, entry, others) : [entry]
     // What came may be corrupt on the way or where it lies: it is asked for once more, and then not again.
     for (const again of [false, true]) {
-      await upstream.fetch(pack, again ? [entry] : together, { again })
+      try {
+        await upstream.fetch(pack, again ? [entry] : together, { again, until: 'first' })
+      } catch (error) {
+        // No room to keep it, or the pack was evicted to make some: then it is read without being kept.
+        if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'not_found')) throw error
+        return upstream.readPast(pack, entry)
+      }
       const bytes = await packs.read(pack, entry)
       if (bytes) return bytes
       corrupt.push(pack.index.name)
@@ -125,6 +135,7 @@ export function makeChunkReader({
 
   return {
     chunk,
+    openPacks,
     async open(image, { packs: names, build }) {
       await openPacks(names)
       return openImage(image, {
@@ -176,19 +187,10 @@ function missingFrom(packs: LocalPacks, pack: LocalPack, id: Uint8Array): number
   return location && pack.have?.[location.entry] === 0 ? [location.entry] : []
 }
 
-/** The wanted entry and those others that lie next to it in the pack, nothing but others between. */
+/** The wanted entry, and those others that lie so near that fetching them along costs little. */
 function around(pack: LocalPack, entry: number, others: readonly number[]): number[] {
-  const wanted = new Set(others)
-  const chosen = [entry]
-  const reach = 4
-  for (const step of [1, -1])
-    for (let last = entry, next = entry + step; Math.abs(next - last) <= reach; next += step) {
-      if (next < 0 || next >= pack.index.count) break
-      if (!wanted.has(next)) continue
-      chosen.push(next)
-      last = next
-    }
-  return chosen
+  const start = placeAt(pack.index.entries, entry).offset
+  return [entry, ...others.filter((n) => Math.abs(placeAt(pack.index.entries, n).offset - start) <= requestBytes)]
 }
 
 export async function inLanes<T>(items: readonly T[], lanes: number, work: (item: T) => Promise<void>): Promise<void> {

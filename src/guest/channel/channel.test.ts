@@ -258,6 +258,30 @@ test('after quiet nothing is lost of a command: it is joined in the middle of it
   assert.equal(Buffer.concat(chunks).toString(), Array.from({ length: 300_000 }, (_, i) => `${i + 1}\n`).join(''))
 })
 
+test('after quiet the host sends nothing either, whatever is asked of it', { skip }, async (t) => {
+  const agent = startAgent()
+  t.after(() => agent[Symbol.asyncDispose]())
+  const socket = agent.plug()
+  await using channel = await agent.connect({ socket })
+  const yes = await channel.start({ command: ['sh', '-c', 'yes; cat'], env: {} }, { signal })
+  await once(yes.stdout)
+  await channel.quiesce({ signal })
+  let written = 0
+  const write = socket.write.bind(socket)
+  socket.write = ((...args: Parameters<typeof write>) => {
+    written += 1
+    return write(...args)
+  }) as typeof socket.write
+  yes.exited.catch(() => {})
+  yes.stdin.write('more')
+  yes.kill('SIGTERM')
+  yes.stdout.resume()
+  await assert.rejects(channel.metrics({ signal }), fault('unavailable', /quiet for a snapshot/))
+  await assert.rejects(channel.files.read('/etc/passwd', { signal }), fault('unavailable', /quiet for a snapshot/))
+  await sleep(50)
+  assert.equal(written, 0)
+})
+
 test('a connection cut in the middle of a frame does no harm to the next', { skip }, async (t) => {
   const agent = startAgent()
   t.after(() => agent[Symbol.asyncDispose]())
@@ -327,7 +351,7 @@ test('freezing stops what runs, and thawing lets it go on', { skip }, async (t) 
   while (seen < 5) await sleep(10)
   await channel.freeze({ sync: true, signal })
   await assert.rejects(channel.files.makeDirectory('/tmp/x', { signal }), fault('conflict', /stand still/))
-  await channel.metrics({ signal })
+  await assert.rejects(run(channel, { command: ['true'] }), fault('conflict', /nothing can be run while/))
   const before = seen
   await sleep(300)
   assert.equal(seen, before)

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { whyNoOriginalDestination } from './namespace/original-destination.ts'
+import { whyNoOriginalDestination } from './original-destination.ts'
 
 const run = promisify(execFile)
 
