@@ -114,7 +114,7 @@ async function openLink({ network }: BuildParts, name: string, signal: AbortSign
 }
 
 /** A machine that builds is nobody in particular; each sandbox becomes somebody of its own. */
-async function identify(
+export async function identify(
   { clock, random }: BuildParts,
   channel: GuestChannel,
   link: SandboxLink | undefined,
