@@ -74,7 +74,7 @@ async function start(
  * both are of the one instant in which the machine stands still.
  */
 async function store(options: SaveOptions, { vm, channel, disk, directory, memory }: BuildMachine): Promise<Manifest> {
-  const { parts, build, template, machine, defaults, layer, report, signal } = options
+  const { parts, build, machine, defaults, layer, report, signal } = options
   const { blocks, clock, vmm } = parts
   const capture = `c-${build}`
   const devices = join(directory, 'devices')
@@ -101,7 +101,7 @@ async function store(options: SaveOptions, { vm, channel, disk, directory, memor
         defaults,
         disk: { name: disk, epoch },
         snapshot: { capture, devices, compat, guestAgent: agentVersion, channelToken: nextToken },
-        reference: `template/${template}/${build}`,
+        reference: `build/${build}`,
       },
       { signal },
     )
@@ -109,7 +109,7 @@ async function store(options: SaveOptions, { vm, channel, disk, directory, memor
   } catch (error) {
     const late = { signal: AbortSignal.timeout(30_000) }
     await blocks.ask('dropCapture', { capture }, late).catch(() => {})
-    await blocks.ask('deleteReference', { name: `template/${template}/${build}` }, late).catch(() => {})
+    await blocks.ask('deleteReference', { name: `build/${build}` }, late).catch(() => {})
     throw error
   }
   return (await blocks.ask('manifest', { build }, { signal })).manifest

@@ -230,3 +230,39 @@ describe('in a virtual machine', { skip }, () => {
     await channel.closed
   })
 })
+
+const other = process.arch === 'x64' ? 'arm64' : 'amd64'
+const skipOther = (await lackingForVm(other)) ?? false
+
+test(`a machine with the other architecture, ${other}, works too`, { skip: skipOther }, async () => {
+  await using vm = await startGuestVm({ arch: other })
+  await using channel = await vm.connect()
+  const version = async (terminal?: { columns: number; rows: number }) => {
+    const execution = await channel.exec({ command: ['tutti-guest', '--version'], env: {}, terminal }, { signal })
+    let out = ''
+    for await (const chunk of execution.stdout) out += chunk
+    assert.deepEqual(await execution.exited, { code: 0 })
+    return out.trim()
+  }
+  assert.equal(await version(), channel.agentVersion)
+  assert.equal(await version({ columns: 80, rows: 24 }), channel.agentVersion)
+  await channel.freeze({ sync: true, signal })
+  const rest = {
+    generation: 'g',
+    entropy: randomBytes(32),
+    now: Date.now(),
+    env: {},
+    fresh: true,
+    machineId: 'c'.repeat(32),
+  }
+  const network = { mac: '02:00:00:00:00:09', address: '10.9.0.2', prefix: 24, gateway: '10.9.0.1', nameservers: [] }
+  await channel.identify({ ...rest, hostname: 'other', network }, { signal })
+  await channel.thaw({ signal })
+  const [link] = await channel.files
+    .list('/sys/class/net/eth0', { signal })
+    .then((all) => all.filter(({ name }) => name === 'address'))
+  assert.equal(link?.type, 'file')
+  const chunks: Buffer[] = []
+  for await (const chunk of await channel.files.read('/etc/hostname', { signal })) chunks.push(chunk)
+  assert.equal(Buffer.concat(chunks).toString(), 'other\n')
+})

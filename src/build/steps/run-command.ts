@@ -2,6 +2,11 @@ import type { Readable } from 'node:stream'
 import type { Defaults } from '../../blocks/manifest.ts'
 import type { GuestChannel } from '../../guest/channel.ts'
 
+/** Where the image says nothing, as every container engine has it. */
+export const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+/** For what a build itself runs in the guest. */
+export const ownSurroundings: Defaults = { env: { PATH: defaultPath }, user: 'root', cwd: '/' }
+
 export interface RunOptions {
   command: string | string[]
   surroundings: Defaults
@@ -29,7 +34,7 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
   const execution = await channel.start(
     {
       command: typeof command === 'string' ? ['/bin/sh', '-c', command] : command,
-      env: withPath({ ...args, ...surroundings.env }),
+      env: { ...args, ...surroundings.env },
       cwd,
       user,
     },
@@ -63,13 +68,6 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
 function isClosed(error: unknown): boolean {
   const { code = '' } = error as NodeJS.ErrnoException
   return ['EPIPE', 'ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_WRITE_AFTER_END'].includes(code)
-}
-
-/** A default where the image says nothing, as every container engine has it. */
-const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-
-function withPath(env: Record<string, string>): Record<string, string> {
-  return { PATH: defaultPath, ...env }
 }
 
 async function eachLine(stream: Readable, hear: (line: string) => void): Promise<void> {

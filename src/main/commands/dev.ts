@@ -45,6 +45,7 @@ export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
       directory,
       drivers,
       offer: { labels: {}, volumes: {}, hostPaths: [], counters: {} },
+      env: cli.env,
       clock: systemClock,
       random: systemRandom,
       log: openLog(),
