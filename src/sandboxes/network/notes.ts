@@ -8,6 +8,7 @@ import { Egress } from '../../model/sandbox.ts'
  * it is gone, so that the next agent finds whatever this one leaves.
  */
 export const Note = z.strictObject({
+  /** Safe as a file name, and in the text of a command. */
   id: z.string().regex(/^[0-9a-z]{1,32}$/),
   slot: z.int().min(1).max(10_000),
   egress: Egress,
@@ -34,6 +35,7 @@ export async function openNotes(directory: string): Promise<Notes> {
   return {
     all,
     async write(note) {
+      Note.parse(note)
       all.set(note.id, note)
       await writeFile(`${fileOf(note.id)}.new`, JSON.stringify(note), { mode: 0o600 })
       await rename(`${fileOf(note.id)}.new`, fileOf(note.id))

@@ -49,7 +49,7 @@ export async function openUserNetwork({
   const socketOf = (id: string) => join(directory, `${id}.sock`)
   /** passt writes its process id when it listens; the socket alone is there too early. */
   const readyOf = (id: string) => join(directory, `${id}.pid`)
-  if (socketOf('x'.repeat(16)).length > 107)
+  if (socketOf('x'.repeat(20)).length > 107)
     throw new Fault('invalid', `the directory ${directory} is too long a name for the sockets of sandboxes in it`)
 
   const known = await readProgram(join(directory, files.self))
