@@ -10,6 +10,8 @@ import type { SandboxControl } from '../sandboxes/sandboxes.ts'
 
 /** A build that nobody needs is kept this long: what needed it may just be on its way. */
 const idleMs = 10_000
+/** What a node says of something that failed has come by then. */
+const settledMs = 60_000
 /** A build whose context does not come is given up. */
 const contextWithinMs = 15 * 60_000
 
@@ -44,8 +46,11 @@ export async function sweepOnce(control: Control, sandboxes: SandboxControl): Pr
     if (build.status === 'building') {
       if (build.reason === 'template' && now - build.createdAt > contextWithinMs && sandboxes.isWaiting(build.id))
         sandboxes.cancelBuild(build.id, new Fault('unavailable', 'its context never came'))
-    } else if (build.status === 'failed') await forgetFailed(control, sandboxes, build)
-    else if (build.status === 'deleting' || isLeftOver(control, build, now)) doomed.push(build)
+    } else if (build.status === 'failed') {
+      // It may still turn out that the node made it after all.
+      if (now - build.changedAt > settledMs && !isNeeded(store.view, build.id))
+        await forgetFailed(control, sandboxes, build)
+    } else if (build.status === 'deleting' || isLeftOver(control, build, now)) doomed.push(build)
   }
   for (const build of doomed) {
     sandboxes.cancelBuild(build.id, new Fault('conflict', 'the build was deleted'))
