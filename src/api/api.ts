@@ -17,6 +17,7 @@ import { buildHandlers } from './build.ts'
 import { enrollHandlers } from './enroll.ts'
 import { eventHandlers } from './event.ts'
 import type { Handlers } from './handlers.ts'
+import { createIngress } from './ingress.ts'
 import { jobHandlers } from './job.ts'
 import { nodeHandlers } from './node.ts'
 import { sandboxHandlers } from './sandbox.ts'
@@ -67,6 +68,7 @@ export async function createApi(options: ApiOptions): Promise<App> {
     log: control.log,
     routes: names.map((name) => ({ route: endpoints[name] satisfies Route, handle: handlers[name] as never })),
     sockets: Object.entries(sockets).map(([name, handle]) => ({ route: endpoints[name as SocketName], handle })),
+    intercept: createIngress(options),
     authenticate: (request, route) => whoAsks(control, request, route),
   })
 }

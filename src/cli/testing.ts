@@ -23,7 +23,7 @@ export interface TestCli extends AsyncDisposable {
 /** What the control plane answers: a value is 200, a Fault is that fault. Keys are `METHOD /path`. */
 export type Answers = Record<string, (request: TransportRequest) => unknown>
 
-export async function testCli({ answers, env = {}, now }: TestCliOptions = {}): Promise<TestCli> {
+export async function testCli({ answers, connect: open, env = {}, now }: TestCliOptions = {}): Promise<TestCli> {
   const directory = await mkdtemp(join(tmpdir(), 'tutti-cli-'))
   const stdin = new PassThrough()
   const interrupted = new AbortController()
@@ -49,6 +49,7 @@ export async function testCli({ answers, env = {}, now }: TestCliOptions = {}): 
       return { [Symbol.dispose]: () => void handlers.splice(handlers.indexOf(handler), 1) }
     },
     client: async (contextName): Promise<Client> => {
+      if (open) return open()
       if (answers) return createClient({ transport: answering(answers), clock })
       const { connect } = await import('./connect.ts')
       return connect(cli, contextName)
@@ -75,6 +76,8 @@ export async function testCli({ answers, env = {}, now }: TestCliOptions = {}): 
 export interface TestCliOptions {
   /** Without these the command line looks for a real control plane. */
   answers?: Answers
+  /** A client of the test's own. */
+  connect?: () => Client
   env?: Record<string, string>
   /** What the clock shows. */
   now?: number

@@ -13,7 +13,7 @@ export const PublicBuild = z
     reason: z.enum(buildReasons).meta({ description: 'Those of pauses and forks go when no sandbox needs them.' }),
     status: z.enum(buildStatuses),
     sandbox: SandboxId.nullable().meta({ description: 'Whose snapshot it is.' }),
-    nodes: z.array(NodeId).meta({ description: 'That have it on their disk.' }),
+    nodes: z.array(NodeId).meta({ description: 'That have it on their disk, or make it.' }),
     machine: z.object(MachineShape.shape).nullable(),
     diskMiB: z.int().nullable(),
     addedBytes: z.number().nullable().meta({ description: 'That it added to what its node had.' }),

@@ -5,7 +5,7 @@ import { testCli } from '../testing.ts'
 import { readJobFiles } from './read-files.ts'
 
 const files = (await Array.fromAsync(glob('examples/*.{yaml,json,ts}')))
-  .filter((file) => !file.endsWith('.d.ts'))
+  .filter((file) => !file.endsWith('.d.ts') && !file.endsWith('sandbox.ts'))
   .sort()
 
 test('there are examples of every kind', () => {

@@ -1,7 +1,8 @@
 import { loop } from '../../kit/loop.ts'
 import { Wakeup } from '../../kit/wakeup.ts'
 import { type Allocation, isLive } from '../../model/allocation.ts'
-import { type Job, slotKey, versionKey } from '../../model/records.ts'
+import { type Job, keyOf, slotKey, versionKey } from '../../model/records.ts'
+import { isOver } from '../../model/sandbox.ts'
 import type { Tx, View } from '../../store/store.ts'
 import type { Control } from '../control.ts'
 
@@ -16,6 +17,10 @@ export interface Retention {
   endedJobs: number
   /** Batch jobs that ended well are kept this long. */
   endedJobMs: number
+  /** Newest sandboxes that are over. */
+  endedSandboxes: number
+  /** Newest builds that failed. */
+  failedBuilds: number
 }
 
 export const defaultRetention: Retention = {
@@ -25,6 +30,8 @@ export const defaultRetention: Retention = {
   versionsPerJob: 20,
   endedJobs: 10_000,
   endedJobMs: 24 * 3_600_000,
+  endedSandboxes: 2000,
+  failedBuilds: 100,
 }
 
 /** Rows deleted in one transaction: a large backlog is worked off without holding up anybody. */
@@ -59,7 +66,17 @@ export async function collectOnce(control: Control, retention: Retention): Promi
 }
 
 interface Doomed {
-  table: 'events' | 'audit' | 'allocations' | 'jobVersions' | 'slots' | 'jobs' | 'timers'
+  table:
+    | 'events'
+    | 'audit'
+    | 'allocations'
+    | 'jobVersions'
+    | 'slots'
+    | 'jobs'
+    | 'timers'
+    | 'sandboxes'
+    | 'builds'
+    | 'buildLogs'
   key: string
   /** Goes only while this job is as it was when it was judged. */
   with?: Job
@@ -73,13 +90,15 @@ function* doomedRows({ store, clock }: Control, retention: Retention): Iterable<
     const keys = [...view.all(table)].map((row) => row.id).sort()
     for (const key of keys.slice(0, excess)) yield { table, key }
   }
+  yield* oldSandboxes(view, retention)
+  yield* oldBuilds(view, retention)
   const over: { job: Job; endedAt: number }[] = []
   for (const job of view.all('jobs')) {
     const allocations = [...view.by('allocationsByJob', job.name)]
     const versions = [...view.by('versionsByJob', job.name)].map((row) => row.version)
     yield* oldAttempts(allocations, retention)
     yield* oldVersions(versions, allocations, job, retention)
-    if (!isOver(job, allocations) || view.get('dirty', job.name)) continue
+    if (!isJobOver(job, allocations) || view.get('dirty', job.name)) continue
     over.push({ job, endedAt: Math.max(job.changedAt, ...allocations.map((row) => row.changedAt)) })
   }
   over.sort((a, b) => b.endedAt - a.endedAt)
@@ -88,6 +107,24 @@ function* doomedRows({ store, clock }: Control, retention: Retention): Iterable<
     // A job that somebody stopped is kept for its history; one that ran its course only for a while.
     const isOld = !job.stopped && endedAt <= oldest
     if (rank >= retention.endedJobs || isOld) yield* wholeJob(view, job)
+  }
+}
+
+function* oldSandboxes(view: View, { endedSandboxes }: Retention): Iterable<Doomed> {
+  if (view.count('sandboxes') <= endedSandboxes) return
+  const ended = [...view.all('sandboxes')].filter(({ phase }) => isOver(phase))
+  ended.sort((a, b) => b.changedAt - a.changedAt)
+  for (const { id } of ended.slice(endedSandboxes)) yield { table: 'sandboxes', key: id }
+}
+
+/** Failed ones are kept to be read; their nodes were told to forget them when they failed. */
+function* oldBuilds(view: View, { failedBuilds }: Retention): Iterable<Doomed> {
+  if (view.count('builds') <= failedBuilds) return
+  const failed = [...view.all('builds')].filter(({ status }) => status === 'failed')
+  failed.sort((a, b) => b.changedAt - a.changedAt)
+  for (const build of failed.slice(failedBuilds)) {
+    for (const log of view.by('buildLogsByBuild', build.id)) yield { table: 'buildLogs', key: keyOf.buildLogs(log) }
+    yield { table: 'builds', key: build.id }
   }
 }
 
@@ -125,7 +162,7 @@ function* oldVersions(
 }
 
 /** A batch job whose copies have all ended well, or any stopped job, with nothing of it alive. */
-function isOver(job: Job, allocations: readonly Allocation[]): boolean {
+function isJobOver(job: Job, allocations: readonly Allocation[]): boolean {
   if (allocations.some(isLive)) return false
   if (job.stopped) return true
   const isDone = allocations.length > 0 && allocations.every((row) => row.phase === 'complete')

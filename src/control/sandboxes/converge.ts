@@ -2,7 +2,7 @@ import type { BuildId } from '../../model/ids.ts'
 import type { Sandbox } from '../../model/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import type { SandboxReport } from '../../wire/sandbox.ts'
-import { enter, expiryFrom, fail, finishBuild, putBuildOf, tell } from './rows.ts'
+import { enter, expiryFrom, fail, failBuild, finishBuild, putBuildOf, tell } from './rows.ts'
 
 /** Makes a row what its node says it is, by steps that the table of phases knows. */
 export function converge(tx: Tx, row: Sandbox, report: SandboxReport): void {
@@ -43,7 +43,8 @@ function toPaused(tx: Tx, row: Sandbox, { build }: SandboxReport): void {
     return
   }
   if (row.phase === 'creating') return
-  if (!tx.get('builds', build)) putBuildOf(tx, { id: build, of: row, reason: 'pause', by: row.by })
+  const status = tx.get('builds', build)?.status
+  if (status !== 'building' && status !== 'ready') putBuildOf(tx, { id: build, of: row, reason: 'pause', by: row.by })
   putPaused(tx, row.phase === 'running' ? enter(tx, row, 'pausing', { pausedBuild: build }) : row, build)
 }
 
@@ -55,9 +56,9 @@ export function putPaused(tx: Tx, row: Sandbox, build: BuildId, addedBytes: numb
   return next
 }
 
-/** It could not be paused; the unfinished build is nothing. */
+/** It could not be paused. The node is told later to forget what there is of the build, if it does not turn out paused. */
 export function putRunningAgain(tx: Tx, row: Sandbox, build: BuildId, why: string): void {
-  if (tx.get('builds', build)?.status === 'building') tx.delete('builds', build)
+  failBuild(tx, build, why)
   const next = enter(tx, row, 'running', { pausedBuild: null, expiresAt: row.expiresAt ?? expiryFrom(tx.now, row) })
   tell(tx, next, 'pause-failed', `sandbox ${row.id} could not be paused and runs on: ${why}`, 'warning')
 }

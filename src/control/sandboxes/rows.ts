@@ -59,7 +59,7 @@ export function putBuildOf(
     reason,
     status: 'building',
     sandbox: of.id,
-    nodes: [],
+    nodes: [of.node],
     machine: parent?.machine ?? null,
     diskMiB: parent?.diskMiB ?? null,
     addedBytes: null,

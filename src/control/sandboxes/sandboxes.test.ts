@@ -141,7 +141,7 @@ test('a pause and a resume lead back to the same sandbox, and doing either twice
   assert.equal(row(at.world, id)?.pausedBuild, null)
 })
 
-test('a pause that fails leaves the sandbox running, and no build', async () => {
+test('a pause that fails leaves the sandbox running, and nothing to be used', async () => {
   await using at = await open()
   const { id } = await at.create()
   at.node.before = ({ op }) => {
@@ -149,8 +149,22 @@ test('a pause that fails leaves the sandbox running, and no build', async () => 
   }
   await assert.rejects(at.world.sandboxes.pause(id, asked), /the disk is full/)
   assert.equal(phase(at.world, id), 'running')
-  assert.equal([...at.world.control.store.view.all('builds')].length, 1)
+  const builds = () => [...at.world.control.store.view.all('builds')].filter(({ status }) => status === 'ready')
+  assert.equal(builds().length, 1)
   assert.match(events(at.world, 'sandbox.pause-failed')[0] ?? '', /runs on: the disk is full/)
+})
+
+test('what a failed fork or pause left on its node is forgotten there', async () => {
+  await using at = await open({ timeoutMs: null })
+  const { id } = await at.create()
+  at.node.after = ({ op }) => {
+    if (op === 'fork' || op === 'snapshot') throw new Fault('unavailable', 'it broke off')
+  }
+  await assert.rejects(at.world.sandboxes.fork(id, { count: 1, env: {} }, asked))
+  await assert.rejects(at.world.sandboxes.snapshot(id, {}, asked))
+  assert.equal(at.node.builds.size, 3)
+  await stepped(at.world).advance(120_000)
+  assert.equal(at.node.builds.size, 1)
 })
 
 test('a resume that fails leaves it paused, and it can be tried again', async () => {

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import { pipeline } from 'node:stream/promises'
 import type { Clock } from '../../kit/clock.ts'
 import { silentLog } from '../../kit/log.ts'
 import { type Random, seededRandom } from '../../kit/random.ts'
@@ -331,8 +331,11 @@ export class FakeNode {
         socket.once('connect', resolve)
         socket.once('error', () => reject(new Fault('not_found', `nothing listens on port ${port} of the sandbox`)))
       })
-      await Promise.allSettled([pipeline(stream, socket), pipeline(socket, stream)])
-      socket.destroy()
+      stream.on('close', () => socket.destroy())
+      socket.on('error', () => stream.destroy())
+      stream.pipe(socket)
+      socket.pipe(stream)
+      await once(socket, 'close')
     },
     sandboxWatch: async (asked, stream) => {
       const { id, path } = SandboxWatchStream.parse(asked)
@@ -345,8 +348,13 @@ export class FakeNode {
       const request = BuildStream.parse(asked)
       const say = (line: object) => void stream.write(`${JSON.stringify(line)}\n`)
       const context = await buffer(stream)
-      await this.buildScript(say, context, request)
-      this.builds.add(request.build)
+      try {
+        await this.buildScript(say, context, request)
+        this.builds.add(request.build)
+      } catch (error) {
+        const { code, message } = Fault.from(error)
+        say({ fault: { code, message } })
+      }
       stream.end()
     },
   }

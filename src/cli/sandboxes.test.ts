@@ -1,0 +1,187 @@
+import assert from 'node:assert/strict'
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { openSandboxApi, plainTransport } from '../api/testing.ts'
+import { createClient } from '../client/client.ts'
+import { systemClock } from '../kit/system-clock.ts'
+import { Fault } from '../model/fault.ts'
+import { testCli } from './testing.ts'
+
+/** The command line before a real API, whose nodes answer as agents do. */
+async function open() {
+  await using undo = new AsyncDisposableStack()
+  const api = undo.use(await openSandboxApi())
+  const node = await api.world.addNode('a')
+  await api.world.addTemplate('base', [node])
+  const shell = undo.use(
+    await testCli({
+      connect: () => createClient({ transport: plainTransport(api.url, api.token), clock: systemClock }),
+    }),
+  )
+  const directory = await mkdtemp(join(tmpdir(), 'tutti-sandboxes-'))
+  undo.defer(() => rm(directory, { recursive: true, force: true }))
+  const run = async (...argv: string[]) => {
+    const result = await shell.run(...argv)
+    assert.equal(result.code, 0, `${argv.join(' ')}: ${result.err}`)
+    return result.out
+  }
+  const owned = undo.move()
+  return { ...api, node, shell, run, directory, [Symbol.asyncDispose]: () => owned.disposeAsync() }
+}
+
+test('a sandbox is made, used and ended, and its exit codes are ours', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create', 'base', '-e', 'A=1', '-m', 'team=x', '--timeout', '10m')).trim()
+  assert.match(id, /^[0-9a-z]{16}$/)
+  const ran = await at.shell.run('sandbox', 'exec', id, '--', 'sh', '-c', 'echo $A; echo oops >&2; exit 7')
+  assert.deepEqual(ran, { code: 7, out: '1\n', err: 'oops\n' })
+  assert.equal((await at.shell.run('sandbox', 'exec', '-e', 'B=2', id, 'sh', '-c', 'echo $A$B')).out, '12\n')
+  assert.match(
+    await at.run('sandbox', 'list'),
+    new RegExp(`${id} +- +base +a +running +(10m|600s), then kill +\\ds +team=x`),
+  )
+  assert.equal(await at.run('sandbox', 'list', '-m', 'team=y', '-o', 'name'), '')
+  assert.match(await at.run('sandbox', 'info', id.slice(0, 6)), /egress +deny[\s\S]*was created by all from "base"/)
+  assert.match(await at.run('sandbox', 'metrics', id), /memory +64 MiB of 256 MiB/)
+  assert.match(await at.run('sandbox', 'logs', id), /Linux version/)
+  assert.match(await at.run('sandbox', 'timeout', id, 'never'), /has no time limit now/)
+  assert.equal(
+    await at.run('sandbox', 'egress', id, '--allow', '10.0.0.0/8', '--allow', '*.example.org'),
+    'only 10.0.0.0/8 *.example.org\n',
+  )
+  assert.equal(await at.run('sandbox', 'pause', id), `sandbox ${id} is paused\n`)
+  const refused = await at.shell.run('sandbox', 'exec', id, 'true')
+  assert.equal(refused.code, 6)
+  assert.match(refused.err, /is paused and cannot be reached; "tutti sandbox resume/)
+  assert.equal(await at.run('sandbox', 'resume', id), `sandbox ${id} runs\n`)
+  const forks = (await at.run('sandbox', 'fork', id, '-n', '3')).trim().split('\n')
+  assert.equal(new Set(forks).size, 3)
+  const build = (await at.run('sandbox', 'snapshot', id, '--template', 'warm:v1')).trim()
+  assert.match(await at.run('template', 'info', 'warm'), new RegExp(`tag v1 +${build}`))
+  assert.match(await at.run('build', 'list'), new RegExp(`${build} +warm +ready +snapshot`))
+  assert.match(await at.run('sandbox', 'kill', id), /is killed/)
+  await at.run('sandbox', 'kill', '--all')
+  assert.equal(await at.run('sandbox', 'list', '-o', 'name'), '')
+  assert.equal(at.node.sandboxes.size, 0)
+})
+
+test('forks of which only some come to be are told, with a code', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create')).trim()
+  at.node.forkFault = (child) => (child === 0 ? 'no memory is free' : undefined)
+  const { code, out, err } = await at.shell.run('sandbox', 'fork', id, '-n', '2')
+  assert.equal(code, 1)
+  assert.equal(out.trim().split('\n').length, 1)
+  assert.match(err, /1 of 2 forks could not be made: no memory is free/)
+})
+
+test('files and directories are copied both ways', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create', '--name', 'box')).trim()
+  const from = join(at.directory, 'from')
+  await mkdir(join(from, 'deep'), { recursive: true })
+  await writeFile(join(from, 'run.sh'), 'echo hi\n', { mode: 0o755 })
+  await writeFile(join(from, 'deep', 'data'), Buffer.alloc(2 ** 20, 'y'))
+  await at.run('sandbox', 'cp', from, 'box:/work')
+  assert.equal(await at.run('sandbox', 'cp', `${id}:/work/run.sh`, '-'), 'echo hi\n')
+  await at.run('sandbox', 'cp', join(from, 'run.sh'), 'box:/work/')
+  const to = join(at.directory, 'to')
+  await at.run('sandbox', 'cp', 'box:/work', to)
+  assert.equal(await readFile(join(to, 'run.sh'), 'utf8'), 'echo hi\n')
+  assert.equal((await stat(join(to, 'deep', 'data'))).size, 2 ** 20)
+  at.shell.stdin.end('from stdin')
+  await at.run('sandbox', 'cp', '-', 'box:/work/in')
+  assert.equal(await at.run('sandbox', 'cp', 'box:/work/in', '-'), 'from stdin')
+  for (const [argv, expected] of [
+    [['box:/nothing', to], /nothing at "\/nothing"/],
+    [[join(from, 'none'), 'box:/x'], /cannot read .*none: ENOENT/],
+    [['a', 'b'], /one of the two must be in a sandbox/],
+  ] as [string[], RegExp][])
+    assert.match((await at.shell.run('sandbox', 'cp', ...argv)).err, expected)
+})
+
+test('a sandbox cannot write outside of where its files are copied to', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create')).trim()
+  at.node.before = () => {}
+  const answer = at.node.services.sandbox
+  at.node.services.sandbox = async (request, stream, options) => {
+    if ((request as { op: string }).op !== 'list') return answer?.(request, stream, options)
+    const entry = { name: '../evil', type: 'file', size: 1, mode: 0o644, uid: 0, gid: 0, changedAt: 0 }
+    stream.end(`${JSON.stringify({ entries: [entry] })}\n`)
+  }
+  await at.run('sandbox', 'exec', id, 'true')
+  at.node.sandboxes.get(id as never)?.files.set('/d/a', Buffer.from('x'))
+  const { code, err } = await at.shell.run('sandbox', 'cp', `${id}:/d`, join(at.directory, 'out'))
+  assert.equal(code, 2)
+  assert.match(err, /has a file with the name "\.\.\/evil", which cannot be copied/)
+})
+
+test('a template is built from a file, an image or another template, and says what it does', async () => {
+  await using at = await open()
+  const seen: { recipe: Record<string, unknown>; context: number; noCache: boolean }[] = []
+  at.node.buildScript = (say, context, { recipe, noCache }) => {
+    seen.push({ recipe: recipe as Record<string, unknown>, context: context.length, noCache })
+    say({ log: { at: 1, level: 'info', step: 1, message: 'RUN true' } })
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  await writeFile(join(at.directory, 'hello.txt'), 'hello')
+  await writeFile(join(at.directory, 'Dockerfile'), 'FROM debian:12\nCOPY hello.txt /\nRUN true\n')
+  const built = await at.shell.run(
+    'template',
+    'build',
+    at.directory,
+    '--name',
+    'web:v1',
+    '--no-cache',
+    '--memory',
+    '1GiB',
+  )
+  assert.equal(built.code, 0, built.err)
+  assert.match(built.out, /^[0-9a-z]{16}\n$/)
+  assert.match(built.err, /RUN true[\s\S]*template "web" is built after/)
+  assert.equal(seen[0]?.noCache, true)
+  assert.equal(seen[0]?.recipe.memoryMiB, 1024)
+  assert.ok((seen[0]?.context ?? 0) > 1000)
+  await at.run('template', 'build', '--image', 'debian:12', '--name', 'bare')
+  await at.run('template', 'build', '--from', 'web:v1', '--name', 'more')
+  assert.deepEqual(
+    seen.map(({ recipe }) => recipe.from),
+    [{ image: 'debian:12' }, { image: 'debian:12' }, { template: 'web:v1' }],
+  )
+  assert.match(await at.run('template', 'logs', 'web:v1'), /RUN true/)
+  await at.run('template', 'tag', 'web:v1', 'web:latest')
+  await at.run('template', 'alias', 'web', 'www')
+  assert.match(await at.run('template', 'list'), /web +latest v1 +[0-9a-z]{16} +www/)
+  at.node.buildScript = () => {
+    throw new Fault('invalid', 'Dockerfile:3: RUN true failed with 2')
+  }
+  const failed = await at.shell.run('template', 'build', at.directory, '--name', 'web')
+  assert.match(failed.err, /tutti: Dockerfile:3: RUN true failed with 2\n/)
+  assert.notEqual(failed.code, 0)
+  await at.run('template', 'delete', 'web')
+  assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
+})
+
+test('what is wrong with a command for sandboxes is told before anything is asked', async () => {
+  await using shell = await testCli({ answers: {} })
+  const cases: [string[], RegExp][] = [
+    [['sandbox', 'creat'], /did you mean "create"/],
+    [['sandbox', 'exec', 'x'], /exec needs a command/],
+    [['sandbox', 'create', '--timeout', 'soon'], /"soon" is not a duration/],
+    [['sandbox', 'create', '--egress', 'allow', '--allow', '1.1.1.1'], /either "allow", or what --allow lists/],
+    [['sandbox', 'url', 'x', '99999'], /is not a port/],
+    [['sandbox', 'port-forward', 'x', 'http'], /neither PORT nor LOCAL:PORT/],
+    [['sandbox', 'kill'], /say which sandboxes, or --all/],
+    [['template', 'build'], /say what to build/],
+    [['template', 'build', '/no/such/file'], /there is no such file/],
+    [['template', 'tag', 'x', 'y'], /"y" is not NAME:TAG/],
+  ]
+  for (const [argv, expected] of cases) {
+    const { code, err } = await shell.run(...argv)
+    assert.equal(code, 2, argv.join(' '))
+    assert.match(err, expected)
+  }
+})
