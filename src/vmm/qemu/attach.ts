@@ -7,15 +7,14 @@ import type { Qmp } from './qmp.ts'
  */
 export async function attachDisk(qmp: Qmp, socket: string, { signal }: { signal: AbortSignal }): Promise<void> {
   const server = { type: 'unix', path: socket }
-  const discard = { discard: 'unmap', 'detect-zeroes': 'unmap' }
-  await qmp.execute(
-    'blockdev-add',
-    { driver: 'nbd', 'node-name': 'server', server, 'reconnect-delay': 30, discard: 'unmap' },
-    { signal },
-  )
-  const disk = { driver: 'raw', 'node-name': 'disk', file: 'server', ...discard }
-  await qmp.execute('blockdev-reopen', { options: [disk] }, { signal })
-  await qmp.execute('blockdev-del', { 'node-name': 'nothing' }, { signal })
+  const node = { driver: 'nbd', 'node-name': 'server', server, 'reconnect-delay': 30, discard: 'unmap' }
+  const disk = { driver: 'raw', 'node-name': 'disk', file: 'server', discard: 'unmap', 'detect-zeroes': 'unmap' }
+  // Asked at once, done in order; when one is refused so are those after it, and the first refusal is the reason.
+  await Promise.all([
+    qmp.execute('blockdev-add', node, { signal }),
+    qmp.execute('blockdev-reopen', { options: [disk] }, { signal }),
+    qmp.execute('blockdev-del', { 'node-name': 'nothing' }, { signal }),
+  ])
 }
 
 /**
