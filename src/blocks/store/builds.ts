@@ -8,15 +8,14 @@ import type { ObjectStore } from '../objects.ts'
 /** Manifests and references as they lie in an object store. */
 export const Reference = z.strictObject({ build: BuildId })
 
-/** A longer manifest is refused unread: memory of 16 TiB would not need as much. */
+/** A longer manifest is refused: memory of 16 TiB would not need as much. */
 const maxManifestBytes = 256 * 1024 * 1024
 
 export async function readManifest(objects: ObjectStore, id: BuildId): Promise<Manifest | undefined> {
-  const size = await objects.size(buildKey(id))
-  if (size === undefined) return undefined
-  if (size > maxManifestBytes) throw corrupt(objects, id, `it has ${size} bytes`)
-  const bytes = await objects.get(buildKey(id)).catch(absent)
+  // One question instead of two: a bucket may be far away.
+  const bytes = await objects.get(buildKey(id), { length: maxManifestBytes + 1 }).catch(absent)
   if (!bytes) return undefined
+  if (bytes.length > maxManifestBytes) throw corrupt(objects, id, `it has more than ${maxManifestBytes} bytes`)
   return parseManifest(objects, id, bytes)
 }
 

@@ -9,7 +9,7 @@ import { makeChunkCache } from './chunk-cache.ts'
 import type { Location } from './chunk-index.ts'
 import { openImage } from './image-reader.ts'
 import type { LocalPack, LocalPacks } from './local-packs.ts'
-import { requestBytes, type Upstream } from './upstream.ts'
+import { ranges, requestBytes, type Upstream } from './upstream.ts'
 
 export interface ReadOptions {
   packs?: readonly string[] | undefined
@@ -171,13 +171,18 @@ export function makeChunkReader({
         if (entries) entries.push(location.entry)
         else wanted.set(pack, [location.entry])
       }
-      await Promise.all([...wanted].map(([pack, entries]) => upstream.fetch(pack, entries)))
+      const requests = [...wanted].flatMap(([pack, entries]) =>
+        ranges(pack.index, entries).map((range) => [pack, range] as const),
+      )
+      await inLanes(requests, prefetchLanes, ([pack, range]) => upstream.fetch(pack, range))
     }
   }
 }
 
 /** Chunks of a prefetch list that are asked for at once: the order of the list is kept only between such groups. */
 const prefetchTogether = 256
+/** Requests at the same time, so few that whoever waits for a chunk is not behind all of them. */
+const prefetchLanes = 16
 
 /** Whole packs first, then fetched ones that have the chunk or may have it. */
 function whatIsHere(packs: LocalPacks, id: Uint8Array): Location[] {
