@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { pino } from 'pino'
 import { systemClock } from '../../kit/system-clock.ts'
 import { systemRandom } from '../../kit/system-random.ts'
 import { sentence } from '../../model/fault.ts'
@@ -48,6 +49,7 @@ async function run({ directory, socket, content, upstream }: typeof values): Pro
     socket,
     content: store,
     clock: systemClock,
+    log: pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true })),
     onStop: stopped.resolve,
     onBroken: (fault) => {
       // What is served cannot be served any more; the next process takes it up as after any other death.
