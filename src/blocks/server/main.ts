@@ -4,11 +4,14 @@ import { parseArgs } from 'node:util'
 import { pino } from 'pino'
 import { systemClock } from '../../kit/system-clock.ts'
 import { systemRandom } from '../../kit/system-random.ts'
-import { sentence } from '../../model/fault.ts'
+import { Fault, sentence } from '../../model/fault.ts'
 import { openObjects } from '../objects/open.ts'
 import { openContentStore } from '../open.ts'
 import { lockDirectory } from '../store/lock.ts'
 import { serveBlocks } from './server.ts'
+
+/** Somebody else serves the directory, or is about to. */
+const exitCodeOfSecond = 75
 
 /**
  * The block server as a program: `--directory D --socket S [--content C] [--upstream URL]`. It outlives whoever started it, and ends only
@@ -27,7 +30,7 @@ try {
   await run(values)
 } catch (error) {
   console.error(sentence(error))
-  process.exitCode = 1
+  process.exitCode = error instanceof Fault && error.code === 'conflict' ? exitCodeOfSecond : 1
 }
 
 async function run({ directory, socket, content, upstream }: typeof values): Promise<void> {
