@@ -2,6 +2,7 @@ import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:
 import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import { BuildId } from '../../model/ids.ts'
 import type { Bases, OpenBase } from './bases.ts'
@@ -26,6 +27,7 @@ export interface DisksOptions {
   bases: Bases
   threads: DiskThreads
   bootId: bigint
+  log: Log
 }
 
 /** The disks of this node's machines: which are open, what they are made of, and what lies on this machine for them. */
@@ -39,12 +41,16 @@ export class Disks {
 
   /** Serves again what an earlier block server served: guests are waiting for it. */
   async resume(): Promise<void> {
-    const { directory } = this.#options
+    const { directory, log } = this.#options
     await mkdir(directory, { recursive: true, mode: 0o700 })
     for (const name of await readdir(directory)) {
       const note = readNote(join(directory, name))
-      if (note) await this.#openOnce(name, note)
-      else rmSync(join(directory, name), { recursive: true, force: true })
+      if (note === undefined) rmSync(join(directory, name), { recursive: true, force: true })
+      else
+        await this.#openOnce(name, note).catch((error: unknown) => {
+          // It stays as it is, for when what it needs is back; the others are served.
+          log.error({ err: error }, `disk ${name} cannot be served`)
+        })
     }
   }
 

@@ -53,13 +53,16 @@ export class LazyMemories {
       const mount = findMount(own)
       const build = BuildId.safeParse(name)
       const holders = readHolders(own)
-      if (mount === undefined || !build.success || holders.length === 0) {
+      const held =
+        mount && build.success
+          ? (await Promise.all(holders.map((holder) => memories.open(build.data, holder))).catch(() => []))[0]
+          : undefined
+      if (mount === undefined || held === undefined || !build.success) {
         await cleanUp(own)
         rmSync(own, { recursive: true, force: true })
         continue
       }
-      const [held] = await Promise.all(holders.map((holder) => memories.open(build.data, holder)))
-      if (held) await this.#serve(held, own)
+      await this.#serve(held, own)
       this.#open.set(build.data, Promise.resolve({ directory: own, mount, holders: new Set(holders) }))
     }
   }

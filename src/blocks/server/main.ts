@@ -1,13 +1,17 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { pino } from 'pino'
 import { systemClock } from '../../kit/system-clock.ts'
 import { systemRandom } from '../../kit/system-random.ts'
-import { sentence } from '../../model/fault.ts'
+import { Fault, sentence } from '../../model/fault.ts'
 import { openObjects } from '../objects/open.ts'
 import { openContentStore } from '../open.ts'
 import { lockDirectory } from '../store/lock.ts'
 import { serveBlocks } from './server.ts'
+
+/** Somebody else serves the directory, or is about to. */
+const exitCodeOfSecond = 75
 
 /**
  * The block server as a program: `--directory D --socket S [--content C] [--upstream URL]`. It outlives whoever started it, and ends only
@@ -26,7 +30,7 @@ try {
   await run(values)
 } catch (error) {
   console.error(sentence(error))
-  process.exitCode = 1
+  process.exitCode = error instanceof Fault && error.code === 'conflict' ? exitCodeOfSecond : 1
 }
 
 async function run({ directory, socket, content, upstream }: typeof values): Promise<void> {
@@ -48,6 +52,7 @@ async function run({ directory, socket, content, upstream }: typeof values): Pro
     socket,
     content: store,
     clock: systemClock,
+    log: pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true })),
     onStop: stopped.resolve,
     onBroken: (fault) => {
       // What is served cannot be served any more; the next process takes it up as after any other death.

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { seededRandom } from '../../kit/random.ts'
 import { diskChunkBytes } from '../manifest.ts'
@@ -42,4 +44,34 @@ test('a disk of a build reads as the build, and takes what is written', { skip }
   assert.equal((await server.ask('list', {})).disks[0]?.epoch, 1)
   await server.ask('closeDisk', { name: 'a' })
   assert.deepEqual((await server.ask('list', {})).disks, [])
+})
+
+test('a disk that cannot be served does not keep the others from it', { skip }, async () => {
+  await using server = await openTestServer()
+  const build = testBuildId('lost')
+  await storeBuild(server.content, build, fresh(seededRandom('lost'), 65536), { chunkBytes: diskChunkBytes })
+  await server.ask('openDisk', { name: 'lost', from: { build } })
+  const { socket } = await server.ask('openDisk', { name: 'kept', from: { size: 1 << 20 } })
+  await qemuIo(socket, 'write -P 3 0 4096')
+  await rm(join(server.content.directory, 'builds', `${build}.json`))
+  await server.restart()
+  assert.match(await qemuIo(socket, 'read -P 3 0 4096'), /read 4096/)
+  assert.deepEqual(
+    (await server.ask('list', {})).disks.map(({ name }) => name),
+    ['kept'],
+  )
+})
+
+test('what is asked wrongly is answered with what is wrong', async () => {
+  await using server = await openTestServer()
+  const lost = testBuildId('nowhere')
+  await assert.rejects(server.ask('openDisk', { name: 'a', from: { build: lost } }), { code: 'not_found' })
+  await assert.rejects(server.ask('openDisk', { name: 'A/..', from: { size: 512 } }), { code: 'invalid' })
+  await assert.rejects(server.ask('openDisk', { name: 'a', from: { size: 100 } }), { code: 'invalid' })
+  await assert.rejects(server.ask('cutDisk', { name: 'a' }), { code: 'not_found' })
+  await server.ask('closeDisk', { name: 'a' })
+  await assert.rejects(
+    server.ask('captureMemory', { capture: 'c', pid: 2 ** 22 + 1, path: '/nowhere', build: lost, size: 4096 }),
+    { code: 'not_found', message: /is it still there/ },
+  )
 })

@@ -83,7 +83,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   })
   opened.use(lazy)
   await lazy.resume()
-  const disks = new Disks({ directory: join(directory, 'disks'), bases, threads, bootId: bootId() })
+  const disks = new Disks({ directory: join(directory, 'disks'), bases, threads, bootId: bootId(), log })
   await disks.resume()
   opened.defer(() => disks.leave())
 
@@ -127,7 +127,12 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       captures.note(capture, { base: build, size })
       const into = captures.path(capture)
       const isPrivate = build !== null
-      return { bytes: await copier.call<number>({ kind: 'capture', pid, path, name, size, isPrivate, into }) }
+      try {
+        return { bytes: await copier.call<number>({ kind: 'capture', pid, path, name, size, isPrivate, into }) }
+      } catch (error) {
+        captures.drop(capture)
+        throw error
+      }
     },
     async applyMemory({ pid, path, base, build }) {
       const from = captures.differencePath(build, base)

@@ -20,6 +20,8 @@ export interface StartBlockServerOptions {
 
 const pollMs = 10
 const patienceMs = 30_000
+/** Of one that found another process serving the directory, which then answers before long; see main.ts. */
+const exitCodeOfSecond = 75
 
 /** Where a directory's block server answers. */
 export function blockServerSocket(directory: string): string {
@@ -38,10 +40,8 @@ export async function startBlockServer(options: StartBlockServerOptions): Promis
   for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += pollMs) {
     const server = await connectBlockServer({ socket, signal }).catch(() => undefined)
     if (server) return server
-    if (child.hasEnded()) {
-      // Somebody else may have been first; then that one answers.
-      const other = await connectBlockServer({ socket, signal }).catch(() => undefined)
-      if (other) return other
+    const code = child.exitCode()
+    if (code !== undefined && code !== exitCodeOfSecond) {
       const words = await readFile(logPath(directory), 'utf8').catch(() => '')
       throw new Fault('unavailable', `the block server did not start: ${words.trim().split('\n').at(-1) ?? ''}`)
     }
@@ -53,9 +53,9 @@ export async function startBlockServer(options: StartBlockServerOptions): Promis
 function spawnServer(
   { directory, content, upstream }: StartBlockServerOptions,
   socket: string,
-): { hasEnded: () => boolean } {
+): { exitCode: () => number | undefined } {
   const program = new URL(`./main${extname(import.meta.url)}`, import.meta.url).pathname
-  const log = openSync(logPath(directory), 'w', 0o600)
+  const log = openSync(logPath(directory), 'a', 0o600)
   const where = ['--directory', directory, '--socket', socket, ...(content ? ['--content', content] : [])]
   if (upstream) where.push('--upstream', upstream)
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...where], {
@@ -63,15 +63,15 @@ function spawnServer(
     stdio: ['ignore', 'ignore', log],
   })
   closeSync(log)
-  let ended = false
-  child.on('exit', () => {
-    ended = true
+  let ended: number | undefined
+  child.on('exit', (code) => {
+    ended = code ?? 1
   })
   child.on('error', () => {
-    ended = true
+    ended = 1
   })
   child.unref()
-  return { hasEnded: () => ended }
+  return { exitCode: () => ended }
 }
 
 function logPath(directory: string): string {
