@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { hashOf } from '../src/blocks/hash.ts'
 import { fileObjects } from '../src/blocks/objects/file.ts'
+import { openObjects } from '../src/blocks/objects/open.ts'
 import type { ObjectStore } from '../src/blocks/objects.ts'
 import { type LocalContentStore, openContentStore } from '../src/blocks/open.ts'
 import { benchBuild } from '../src/blocks/operations/bench.ts'
@@ -13,6 +14,7 @@ import { makeChunkIndex } from '../src/blocks/store/chunk-index.ts'
 import { diskOnly, fresh, storeBuild, testBuildId } from '../src/blocks/testing.ts'
 import { systemClock } from '../src/kit/system-clock.ts'
 import { systemRandom } from '../src/kit/system-random.ts'
+import { s3Credentials, startS3 } from '../test/fixtures/s3.ts'
 import { type Figure, quantile, report, sorted } from './figures.ts'
 
 /**
@@ -40,6 +42,7 @@ await inDirectories(async (here, there, cold) => {
   add('copy of 128 MiB to another directory, verified', performance.now() - began, 'ms')
   await measureReading(cold, 'through an object store', fileObjects({ directory: there, random: systemRandom }))
 })
+await measureBucket()
 await measureIndex()
 report('blocks', figures)
 
@@ -86,6 +89,41 @@ async function measureReading(directory: string, how: string, upstream?: ObjectS
     add(`${pattern} reads ${how}, p50`, p50, 'ms')
     add(`${pattern} reads ${how}, p99`, p99, 'ms')
   }
+}
+
+/** 137 chunks that are scattered over a memory of 512 MiB, as a fresh clone touches them before it answers. */
+async function measureBucket(): Promise<void> {
+  Object.assign(process.env, s3Credentials)
+  await using s3 = await startS3()
+  const objects = await openObjects(`s3://${s3.bucket}/bench?endpoint=${s3.endpoint}`, { random: systemRandom })
+  const id = testBuildId('bucket')
+  const size = 512 * 1024 * 1024
+  await inDirectories(async (here, cold, colder) => {
+    {
+      await using store = await open(here)
+      await storeBuild(store, id, fresh(systemRandom, size), { chunkBytes })
+      await copyBuild(readBuilds(store.objects), objects, id)
+    }
+    const numbers = Array.from(
+      { length: 137 },
+      (_, n) => (n * 239 + Math.floor(systemRandom.fraction() * 200)) % 32_768,
+    )
+    for (const [directory, isListed] of [
+      [cold, true],
+      [colder, false],
+    ] as const) {
+      await using store = await open(directory, objects)
+      const began = performance.now()
+      const manifest = await store.manifest(id)
+      const reader = await store.open(manifest.disk, { packs: manifest.packs })
+      if (isListed) add('512 MiB in a bucket: its maps read', performance.now() - began, 'ms')
+      if (isListed) await reader.prefetch(numbers)
+      for (const number of numbers) await reader.read(number)
+      const how = isListed ? 'with a prefetch list' : 'as they are touched'
+      add(`137 scattered chunks of it read, ${how}`, performance.now() - began, 'ms', isListed ? 600 : undefined)
+      add('the same, share of its stored bytes', (store.fetchedBytes / (size / 2)) * 100, '%', isListed ? 5 : undefined)
+    }
+  })
 }
 
 async function measureIndex(): Promise<void> {

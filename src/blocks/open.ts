@@ -92,7 +92,7 @@ export async function openContentStore({
       },
     })
   const cache = makeNodeCache({ packs, objects, upstream: upstream?.objects })
-  const reader = makeChunkReader({ packs, upstream, cacheBytes, log })
+  const reader = makeChunkReader({ directory: join(directory, 'packs'), packs, upstream, cacheBytes, log })
   const slabs = makeSlabs(threads * 3)
 
   const manifest = async (id: BuildId): Promise<Manifest> => {
@@ -125,10 +125,12 @@ export async function openContentStore({
       return report
     },
     async write({ basedOn } = {}) {
+      // In this order: what is not on the list now was never on it, or is gone already.
       const condemned = condemnedPacks(await readCondemned(objects))
-      const held = cache.hold(basedOn)
-      await reader.openPacks(basedOn?.packs ?? [])
+      await packs.forgetRemoved(join(directory, 'packs'))
       const { openPacks } = reader
+      await openPacks(basedOn?.packs ?? [])
+      const held = cache.hold(basedOn)
       const parts = { directory, packs, objects, workers, slabs, files, random, basedOn, condemned, openPacks }
       const writer = makeBuildWriter(parts)
       return {

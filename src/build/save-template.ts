@@ -78,7 +78,7 @@ async function start(
  * second time with what a clone of the first was seen to need.
  */
 async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifest> {
-  const { parts, build, template, report, signal } = options
+  const { parts, build, report, signal } = options
   const { blocks } = parts
   const { vm, channel, disk, directory } = guest
   report('save', 'saving the template')
@@ -97,7 +97,7 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const prefetch = await tryOut(options, { trial, token }).finally(() =>
     blocks.ask('deleteReference', { name: trialName }, { signal: AbortSignal.timeout(30_000) }).catch(() => {}),
   )
-  const reference = `template/${template}/${build}`
+  const reference = `build/${build}`
   const { addedBytes } = await storeStill({ ...still, id: build, reason: 'template', reference, prefetch })
   report('save', `saved as ${build}, ${formatSize(first.addedBytes + addedBytes)} new`)
   return (await blocks.ask('manifest', { build }, { signal })).manifest

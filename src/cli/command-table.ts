@@ -1,38 +1,7 @@
-import type { CommandModule } from './cli.ts'
+import { type CommandSpec, context, type OptionSpec, output, reads } from './command-spec.ts'
+import { sandboxCommands } from './sandbox-commands.ts'
+import { templateCommands } from './template-commands.ts'
 
-/**
- * Every command: what it is called, what it takes, and where it is. Read by the parser, the help and the completion;
- * a command's own module is loaded when it runs and not before.
- */
-export interface CommandSpec {
-  /** With its group, such as `node drain`. */
-  name: string
-  summary: string
-  arguments?: readonly (readonly [pattern: string, help: string])[]
-  options?: readonly OptionSpec[]
-  /** Options after the first argument belong to that argument's command. */
-  passThrough?: boolean
-  /** What its arguments name, for completion. */
-  completes?: 'jobs' | 'targets' | 'nodes' | 'contexts' | 'files'
-  load: () => Promise<CommandModule>
-}
-
-export interface OptionSpec {
-  flags: string
-  help: string
-  /** May be given several times. */
-  many?: true
-  choices?: readonly string[]
-}
-
-/** How everything that prints is asked for another form. */
-export const output: OptionSpec = {
-  flags: '-o, --output <format>',
-  help: 'how to print',
-  choices: ['table', 'json', 'yaml', 'name'],
-}
-const context: OptionSpec = { flags: '--context <name>', help: 'which control plane; see "tutti context"' }
-const reads = [output, context]
 const job = ['<job>', 'name of a job'] as const
 const target = ['<target>', 'a job, or an allocation by its id or the beginning of it'] as const
 const node = ['<node>', 'a node by its name, its id or the beginning of it'] as const
@@ -42,6 +11,9 @@ export const groups: Readonly<Record<string, string>> = {
   node: 'look after nodes',
   token: 'let people, programs and machines in',
   context: 'choose between control planes',
+  sandbox: 'machines that start in a moment, to be thrown away',
+  template: 'what sandboxes are made of',
+  build: 'what templates were built to',
 }
 
 export const commandTable: readonly CommandSpec[] = [
@@ -318,6 +290,8 @@ export const commandTable: readonly CommandSpec[] = [
     completes: 'contexts',
     load: () => import('./commands/context-show.ts'),
   },
+  ...sandboxCommands,
+  ...templateCommands,
   {
     name: 'completion',
     summary: 'print a script that completes commands in your shell',

@@ -1,6 +1,6 @@
 import { deadline } from '../kit/clock.ts'
 import type { Cli } from './cli.ts'
-import type { CommandSpec } from './command-table.ts'
+import type { CommandSpec } from './command-spec.ts'
 
 /** A shell that waits for completion must not wait long. */
 const patienceMs = 1000
@@ -43,6 +43,11 @@ async function namesFor(cli: Cli, what: CommandSpec['completes']): Promise<strin
   using patience = deadline(cli.clock, patienceMs, cli.signal)
   const { signal } = patience
   if (what === 'nodes') return (await client.listNodes({}, { signal })).nodes.map(({ name }) => name)
+  if (what === 'sandboxes') {
+    const { sandboxes } = await client.listSandboxes({}, { signal })
+    return sandboxes.flatMap(({ id, name }) => (name === undefined ? [id] : [id, name]))
+  }
+  if (what === 'templates') return (await client.listTemplates({}, { signal })).templates.map(({ name }) => name)
   const jobs = (await client.listJobs({}, { signal })).jobs.map(({ name }) => name)
   if (what === 'jobs') return jobs
   const { allocations } = await client.listAllocations({ live: true }, { signal })

@@ -1,6 +1,6 @@
 import { Fault } from '../model/fault.ts'
 import type { Cli, Command, Given } from './cli.ts'
-import { type CommandSpec, output } from './command-table.ts'
+import { type CommandSpec, output } from './command-spec.ts'
 import { readPairs, readSecretOption, textOption, textsOption } from './options.ts'
 
 /**

@@ -1,13 +1,20 @@
+import type { Duplex, Readable } from 'node:stream'
 import type { z } from 'zod'
+import type { PublicBuildLine } from '../contract/build.ts'
 import type { EndpointName, Endpoints } from '../contract/endpoints.ts'
 import { routes } from '../contract/routes.ts'
 import { Fault } from '../model/fault.ts'
-import { type ExecOptions, type Execution, openExecution } from './exec.ts'
+import type { FileEvent } from '../model/guest.ts'
+import { readBuildLog } from './build-log.ts'
+import { type ExecOptions, type Execution, openExecution, type SandboxExecOptions } from './exec.ts'
+import { openForward } from './forward.ts'
+import { KeptSockets } from './kept-sockets.ts'
 import { type LogChunk, readLogs } from './logs.ts'
 import { type NodeTransportOptions, nodeTransport } from './node-transport.ts'
 import { expectStream, readJson, readText } from './read-reply.ts'
 import type { Transport } from './transport.ts'
 import { type Sleeper, type WatchEvent, watch } from './watch.ts'
+import { watchFiles } from './watch-files.ts'
 
 /**
  * The API as functions, typed by the contract: what a function takes is what its endpoint's schemas take, what fails
@@ -16,7 +23,7 @@ import { type Sleeper, type WatchEvent, watch } from './watch.ts'
 export type Client = Calls & Streams & AsyncDisposable & { readonly url: string }
 
 type Calls = {
-  [N in EndpointName as Endpoints[N] extends { stream: string } ? never : N]: (
+  [N in EndpointName as Endpoints[N] extends { stream: string } | { upload: true } ? never : N]: (
     ...args: Arguments<Input<N>>
   ) => Promise<Answer<N>>
 }
@@ -29,6 +36,24 @@ interface Streams {
   /** Runs a command in a task. Aborting `signal` kills it. */
   exec(input: Input<'execAllocation'>, request: ExecOptions, options?: CallOptions): Promise<Execution>
   metrics(options?: CallOptions): Promise<string>
+  /** Runs a command in a sandbox. Aborting `signal` kills it, unless it is detached. */
+  execSandbox(input: Input<'execSandbox'>, request: SandboxExecOptions, options?: CallOptions): Promise<Execution>
+  /** A connection to a TCP port of a sandbox. */
+  forwardSandbox(input: Input<'forwardSandbox'>, options?: CallOptions): Promise<Duplex>
+  sandboxConsole(input: Input<'sandboxConsole'>, options?: CallOptions): Promise<string>
+  readSandboxFile(input: Input<'readSandboxFile'>, options?: CallOptions): Promise<Readable>
+  writeSandboxFile(input: Input<'writeSandboxFile'>, content: Readable, options?: CallOptions): Promise<void>
+  watchSandboxFiles(
+    input: Input<'watchSandboxFiles'>,
+    options?: CallOptions,
+  ): AsyncIterable<FileEvent | { kind: 'ready' }>
+  buildLogs(input: Input<'buildLogs'>, options?: CallOptions): AsyncIterable<PublicBuildLine>
+  /** A tar archive. */
+  sendBuildContext(
+    input: Input<'sendBuildContext'>,
+    context: Readable,
+    options?: CallOptions,
+  ): Promise<Answer<'sendBuildContext'>>
 }
 
 /** Path parameters, query and `body` of an endpoint, side by side. */
@@ -61,17 +86,27 @@ export type ClientOptions = (NodeTransportOptions | { transport: Transport }) & 
 
 /** An answer must begin, and go on, within this. */
 const callQuietMs = 60_000
+/** What is answered when a machine has done something large. */
+const slow: ReadonlySet<EndpointName> = new Set<EndpointName>([
+  'createSandbox',
+  'pauseSandbox',
+  'resumeSandbox',
+  'forkSandbox',
+  'snapshotSandbox',
+])
+const slowQuietMs = 900_000
 
 export function createClient(options: ClientOptions): Client {
   const transport = 'transport' in options ? options.transport : nodeTransport(options)
   const names = Object.keys(routes) as EndpointName[]
   const calls = names
-    .filter((name) => !('stream' in routes[name]))
+    .filter((name) => !('stream' in routes[name]) && !('upload' in routes[name]))
     .map((name) => [name, (input?: Values, call?: CallOptions) => callOne(transport, options, name, input, call)])
+  const sockets = new KeptSockets(transport)
   const streams: Streams = {
     logs: (input, call) => readLogs(transport, pathOf('allocationLogs', input), input.stream ?? 'both', call),
     watch: (input, call) => watch(transport, options.clock, (from) => pathOf('watch', { ...input, from }), call),
-    exec: (input, request, call) => openExecution(transport, pathOf('execAllocation', input), request, call),
+    exec: (input, request, call) => openExecution(sockets, pathOf('execAllocation', input), request, call),
     metrics: async (call) => {
       const reply = await transport.request({
         method: 'GET',
@@ -81,15 +116,54 @@ export function createClient(options: ClientOptions): Client {
       })
       return readText(await expectStream(reply))
     },
+    execSandbox: (input, request, call) => openExecution(sockets, pathOf('execSandbox', input), request, call),
+    forwardSandbox: (input, call) => openForward(transport, pathOf('forwardSandbox', input), call),
+    sandboxConsole: async (input, call) => readText(await bytes(transport, 'sandboxConsole', input, call)),
+    readSandboxFile: (input, call) => bytes(transport, 'readSandboxFile', input, call),
+    writeSandboxFile: async (input, content, call) => {
+      await upload(transport, 'writeSandboxFile', input, content, call)
+    },
+    watchSandboxFiles: (input, call) => watchFiles(transport, pathOf('watchSandboxFiles', input), call),
+    buildLogs: (input, call) => readBuildLog(transport, pathOf('buildLogs', input), call),
+    sendBuildContext: (input, context, call) =>
+      // As with every answer, from a server that has proved who it is.
+      upload(transport, 'sendBuildContext', input, context, call) as Promise<Answer<'sendBuildContext'>>,
   }
   // The mapped type above says what these are; building them from the table is what makes that true.
   return Object.assign(Object.fromEntries(calls), streams, {
     url: transport.url,
-    [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      sockets[Symbol.dispose]()
+      await transport[Symbol.asyncDispose]()
+    },
   }) as Client
 }
 
 type Values = Record<string, unknown>
+
+async function bytes(
+  transport: Transport,
+  name: EndpointName,
+  input: Values,
+  { signal }: CallOptions = {},
+): Promise<Readable> {
+  const path = pathOf(name, input)
+  return expectStream(await transport.request({ method: 'GET', path, quietMs: callQuietMs, signal }))
+}
+
+/** How long it takes depends on who sends, so only the network's own limits apply. */
+async function upload(
+  transport: Transport,
+  name: EndpointName,
+  input: Values,
+  content: Readable,
+  { signal }: CallOptions = {},
+): Promise<unknown> {
+  const { method } = routes[name]
+  return readJson(
+    await transport.request({ method, path: pathOf(name, input), upload: content, quietMs: slowQuietMs, signal }),
+  )
+}
 
 async function callOne(
   transport: Transport,
@@ -103,7 +177,7 @@ async function callOne(
     method: routes[name].method,
     path: pathOf(name, input),
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-    quietMs: callQuietMs,
+    quietMs: slow.has(name) ? slowQuietMs : callQuietMs,
     signal,
   })
   const value = await readJson(reply)

@@ -1,11 +1,11 @@
 import type { IncomingMessage } from 'node:http'
 import { Agent, request as httpsRequest } from 'node:https'
-import type { WebSocket } from 'ws'
+import { pipeline } from 'node:stream'
 import { Fault } from '../model/fault.ts'
 import { fetchAuthority, fingerprintOf } from './authority.ts'
 import { connectionFault } from './connection-fault.ts'
 import { readJson } from './read-reply.ts'
-import type { Transport, TransportReply, TransportRequest } from './transport.ts'
+import type { Transport, TransportReply, TransportRequest, TransportSocket } from './transport.ts'
 
 export interface NodeTransportOptions {
   /** Such as `https://control.example:7447`. */
@@ -97,7 +97,7 @@ function send(
   wanted: TransportRequest,
   again = true,
 ): Promise<TransportReply> {
-  const { method, path, body, quietMs, signal } = wanted
+  const { method, path, body, upload, quietMs, signal } = wanted
   return new Promise((resolve, reject) => {
     const request = httpsRequest(`${url}${path}`, {
       method,
@@ -107,6 +107,7 @@ function send(
         ...(body === undefined
           ? {}
           : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        ...(upload === undefined ? {} : { 'content-type': 'application/octet-stream' }),
       },
       ...(signal ? { signal } : {}),
     })
@@ -116,13 +117,16 @@ function send(
     request.once('error', (error: NodeJS.ErrnoException) => {
       // A kept connection may have been closed by the other side just now: that says nothing about the server.
       const stale = request.reusedSocket && (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-      if (stale && again) resolve(send(url, agent, headers, wanted, false))
+      // An upload that was begun cannot be begun again.
+      if (stale && again && !upload) resolve(send(url, agent, headers, wanted, false))
       else reject(error)
     })
     request.once('response', (response: IncomingMessage) => {
       resolve({ status: response.statusCode ?? 0, body: response })
     })
-    request.end(body)
+    if (!upload) request.end(body)
+    // What goes wrong with the connection is told by the request itself; an answer may come before all was sent.
+    else pipeline(upload, request, (error) => error && upload.errored && request.destroy(error))
   })
 }
 
@@ -132,8 +136,8 @@ async function openSocket(
   headers: Record<string, string>,
   path: string,
   signal: AbortSignal | undefined,
-): Promise<WebSocket> {
-  // Only exec needs it.
+): Promise<TransportSocket> {
+  // Only ways into workloads need it.
   const { WebSocket } = await import('ws')
   signal?.throwIfAborted()
   const socket = new WebSocket(`${url.replace(/^https/, 'wss')}${path}`, {
@@ -152,10 +156,15 @@ async function openSocket(
         reject,
       )
     })
+    let connection: IncomingMessage['socket'] | undefined
+    socket.once('upgrade', (response: IncomingMessage) => {
+      connection = response.socket
+    })
     socket.once('error', reject)
     socket.once('open', () => {
       socket.off('error', reject)
-      resolve(socket)
+      signal?.removeEventListener('abort', onAbort)
+      resolve({ socket, holdProcess: (hold) => void (hold ? connection?.ref() : connection?.unref()) })
     })
   })
 }

@@ -20,6 +20,7 @@ import { inLanes } from '../store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from '../store/condemned.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
+import { takeTurns } from './turns.ts'
 
 export interface CopyReport {
   /** Chunks and map pages that the build consists of. */
@@ -166,21 +167,24 @@ function plan(needed: ReadonlyMap<string, Needed>): { whole: PackIndex[]; parts:
 /** All of a pack, every chunk verified; read once more when it came corrupt. */
 async function readWholePack(from: BuildSource, pack: PackIndex): Promise<Buffer> {
   const bytes = await from.objects.get(packKey(pack.name))
-  const bad = firstCorrupt(pack, bytes)
+  const bad = await firstCorrupt(pack, bytes)
   if (bad === undefined) return bytes
   const again = await from.objects.get(packKey(pack.name))
-  const stillBad = firstCorrupt(pack, again)
+  const stillBad = await firstCorrupt(pack, again)
   if (stillBad === undefined) return again
   throw corruptPack(pack.name, `${stillBad} in ${from.objects.url}`)
 }
 
 /** What is wrong with a pack's bytes, or undefined. */
-export function firstCorrupt(pack: PackIndex, bytes: Buffer): string | undefined {
+async function firstCorrupt(pack: PackIndex, bytes: Buffer): Promise<string | undefined> {
   if (bytes.length !== pack.size) return `it has ${bytes.length} bytes, not ${pack.size}`
   if (!bytes.subarray(0, packHead.length).equals(packHead)) return 'it does not begin like a pack'
-  for (const { id, place } of entriesOf(pack))
+  const mayGoOn = takeTurns()
+  for (const { id, place } of entriesOf(pack)) {
+    await mayGoOn(place.bytes)
     if (!decodeChunk(id, bytes.subarray(place.offset, place.offset + place.storedBytes), place))
       return `chunk ${toHash(id)} is not what its hash says`
+  }
   return undefined
 }
 

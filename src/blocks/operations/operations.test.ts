@@ -240,6 +240,28 @@ test('what got a name again in time is kept, and a new build does not rely on wh
   assert.deepEqual((await verify(readBuilds(store.objects))).problems, [])
 })
 
+test('a new build does not rely on what another process has collected, nor miss what it has copied here', async () => {
+  await using directory = await temporaryDirectory()
+  await using away = await temporaryDirectory()
+  await using store = await openTestStore(directory.path)
+  await storeBuild(store, first, firstContent())
+  const others = fileObjects({ directory: directory.path, random: seededRandom('others') })
+  for (let round = 0; round < 2; round++) await collect(others, { clock: systemClock, graceMs: -60_000 })
+  assert.deepEqual(await readdir(join(directory.path, 'packs')), [])
+  await storeBuild(store, second, firstContent(), { reference: 'second' })
+  assert.ok((await readDisk(store, second)).equals(firstContent()))
+  assert.deepEqual((await verify(readBuilds(store.objects))).problems, [])
+
+  const third = testBuildId('third')
+  {
+    await using other = await openTestStore(away.path)
+    await storeBuild(other, third, secondContent())
+    await copyBuild(readBuilds(other.objects), others, third, { reference: 'third' })
+  }
+  assert.equal(await store.reference('third'), third)
+  assert.ok((await readDisk(store, third)).equals(secondContent()))
+})
+
 test('a collection that cannot read a manifest removes no packs', async () => {
   await using directory = await temporaryDirectory()
   await using store = await twoBuilds(directory.path)

@@ -8,6 +8,7 @@ import { inLanes } from '../store/chunk-reader.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
 import { buildIds, readReferences } from './list.ts'
 import { type BuildSource, entriesOf } from './source.ts'
+import { takeTurns } from './turns.ts'
 
 export interface VerifyReport {
   builds: number
@@ -78,7 +79,9 @@ export async function verify(
     const bytes = await source.objects.get(packKey(name))
     if (!bytes.subarray(0, packHead.length).equals(packHead))
       report.problems.push({ pack: name, message: `pack ${name} does not begin like a pack` })
+    const mayGoOn = takeTurns()
     for (const { id, key, place } of entriesOf(pack)) {
+      await mayGoOn(place.bytes)
       report.chunks++
       report.bytes += place.bytes
       if (decodeChunk(id, bytes.subarray(place.offset, place.offset + place.storedBytes), place)) continue

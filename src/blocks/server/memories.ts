@@ -30,7 +30,8 @@ export interface HeldMemory {
   /** Everything is there; sealed too, where files can be. */
   isComplete: boolean
   isSealed: boolean
-  complete: Promise<void>
+  /** Brings all of it, once, and says when that is done. */
+  complete(): Promise<void>
 }
 
 export interface MemoriesOptions {
@@ -39,6 +40,8 @@ export interface MemoriesOptions {
   content: ContentStore
   /** Bytes of memories that nobody holds; beyond it those used longest ago go, down to three quarters. */
   keptBytes: number
+  /** Whether what is open lazily is completed of itself. */
+  backgroundFill: boolean
   /** Bytes that stay free for the machine itself. */
   reservedBytes: number
 }
@@ -129,6 +132,7 @@ export class Memories {
     const bits = new Uint8Array(new SharedArrayBuffer(Math.ceil(image.size / image.chunkBytes / 8) + 1))
     const local: LocalImage = { fd: file.fd, size: image.size, chunkBytes: image.chunkBytes, bits }
     const filler = new ImageFiller(local, reader)
+    let completing: Promise<void> | undefined
     const held: HeldMemory = {
       build,
       image,
@@ -140,10 +144,12 @@ export class Memories {
       holders: new Set(),
       isComplete: false,
       isSealed: false,
-      complete: Promise.resolve(),
+      complete: () => {
+        completing ??= this.#complete(held, snapshot.prefetch)
+        return completing
+      },
     }
-    held.complete = this.#complete(held, snapshot.prefetch)
-    held.complete.catch(() => {}) // those who need all of it await it
+    if (this.#options.backgroundFill) held.complete().catch(() => {}) // those who need all of it await it
     return held
   }
 

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '../../kit/random.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { fresh, readImage, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
@@ -204,6 +205,40 @@ function openMemfds(): string[] {
       return target.includes('memfd:tutti') ? [target] : []
     } catch {
       return []
+    }
+  })
+}
+
+const lazySkip = skip || (existsSync('/dev/fuse') ? without('qemu-storage-daemon', 'fusermount3') : 'needs /dev/fuse')
+
+test('a lazy memory has its pages when they are touched, and leaves nothing behind', { skip: lazySkip }, async () => {
+  await using server = await openTestServer({ backgroundFill: false })
+  await bootedBuild(server, template, templatePages)
+  const answer = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
+  assert.ok(answer.lazy)
+  assert.ok(answer.preload && existsSync(answer.preload))
+  {
+    await using machine = await map(answer.path, 'private')
+    assert.equal(await machine.read(5), 6)
+    await server.restart()
+    assert.equal(await machine.read(701), 102, 'the next server goes on with it')
+    await machine.write(3, 33)
+    const capture = { capture: 'l', pid: machine.pid, path: answer.path, build: template, size }
+    assert.equal((await server.ask('captureMemory', capture)).bytes, pageBytes)
+  }
+  assert.throws(() => writeFileSync(answer.path, 'x', { flag: 'r+' }))
+  await server.ask('releaseMemory', { build: template, holder: 'a' })
+  assert.ok(!readFileSync('/proc/mounts', 'utf8').includes(server.directory))
+  assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
+  while (processesAbout(server.directory).length > 0) await sleep(5)
+})
+
+function processesAbout(directory: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(directory)
+    } catch {
+      return false
     }
   })
 }

@@ -26,16 +26,19 @@ export interface ReadOptions {
 export interface ChunkReader {
   chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
   open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
-  /** Reads the indexes of packs that are not here from the object store, if there is one. */
+  /** Reads the indexes of packs that are not known yet: here, or from the object store, if there is one. */
   openPacks(names: readonly string[]): Promise<void>
 }
 
 export function makeChunkReader({
+  directory,
   packs,
   upstream,
   cacheBytes,
   log,
 }: {
+  /** For whole packs. */
+  directory: string
   packs: LocalPacks
   upstream: Upstream | undefined
   cacheBytes: number
@@ -126,8 +129,12 @@ export function makeChunkReader({
   }
 
   const openPacks = async (names: readonly string[]): Promise<void> => {
-    const missing = names.filter((name) => !packs.byName(name))
-    if (!upstream || missing.length === 0) return
+    const unknown = names.filter((name) => !packs.byName(name))
+    if (unknown.length === 0) return
+    // Another process may have copied them here.
+    await packs.scan(directory, 'whole', unknown)
+    const missing = unknown.filter((name) => !packs.byName(name))
+    if (!upstream) return
     await inLanes(missing, 16, async (name) => {
       await upstream.openPack(name)
     })

@@ -416,19 +416,21 @@ test('builds that only a pause or a fork needed go when nobody needs them any mo
 })
 
 test('a thousand at once are made, so many at a time, and none twice', async () => {
-  await using at = await open()
+  await using world = await openSandboxWorld({ debug: false })
+  const node = await world.addNode('a', { memory: 128 * 2 ** 30 })
+  await world.addTemplate('base', [node])
   let under = 0
   let most = 0
-  at.node.before = async ({ op }) => {
+  node.before = async ({ op }) => {
     if (op !== 'create') return
     under += 1
     most = Math.max(most, under)
     await new Promise((resolve) => setImmediate(resolve))
     under -= 1
   }
-  const made = await Promise.all(Array.from({ length: 1000 }, () => at.create()))
+  const made = await Promise.all(Array.from({ length: 1000 }, () => world.sandboxes.create(wanted, asked)))
   assert.equal(new Set(made.map(({ id }) => id)).size, 1000)
-  assert.equal(at.node.sandboxes.size, 1000)
+  assert.equal(node.sandboxes.size, 1000)
   assert.ok(most <= 32, `${most} at the same time`)
 })
 

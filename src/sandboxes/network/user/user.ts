@@ -12,7 +12,7 @@ import { guest } from '../namespace/layout.ts'
 import { identityOfGuest } from '../namespace/namespace.ts'
 import { type Note, openNotes } from '../notes.ts'
 import { changePolicy, openPlace, type Place } from '../place.ts'
-import { compilePolicy } from '../policy.ts'
+import { compilePolicy, denyAll } from '../policy.ts'
 import { type Resolve, resolveWithSystem } from '../resolve.ts'
 import { places as files, mostSlots, slotAt, sourceOf } from './island.ts'
 import { endProgram, isRunning, type Program, startProgram } from './programs.ts'
@@ -173,7 +173,7 @@ export async function openUserNetwork({
       },
       close: () => {
         closing ??= remove(note).then(() => {
-          changePolicy(place, compilePolicy({ mode: 'deny' }))
+          changePolicy(place, denyAll)
           place.denials.end()
           places.delete(note.slot)
           links.delete(id)

@@ -1,0 +1,134 @@
+import { stat } from 'node:fs/promises'
+import { basename, join, resolve } from 'node:path'
+import { tuttiOf } from '../../client/connect.ts'
+import type { PublicBuild } from '../../contract/build.ts'
+import { Fault } from '../../model/fault.ts'
+import { formatSize, MiB, parseSize } from '../../model/quantity.ts'
+import { packContext } from '../../recipe/context/pack-context.ts'
+import type { Recipe } from '../../recipe/recipe.ts'
+import type { Cli, Given } from '../cli.ts'
+import { countOption, flagOption, readPairs, textOption, textsOption } from '../options.ts'
+import { buildLine } from '../output/build-line.ts'
+import { print } from '../output/print.ts'
+import { progress } from '../output/progress.ts'
+import { nameAndTag } from '../sandbox-options.ts'
+import { imageRecipe, type ReadTemplate, readTemplateFile } from '../spec/read-template.ts'
+
+type Options = Record<string, unknown>
+
+/** `tutti template build`: its steps on standard error as they go, and the id of the build on standard output. */
+export async function run(cli: Cli, { args, options }: Given): Promise<undefined> {
+  const read = await readRecipe(cli, args[0], options)
+  const { template, tag } = nameAndTag(nameOf(read, args[0], options))
+  const recipe = withOptions(read.recipe, options)
+  const context = await packContext(read.context, recipe.steps, {
+    ...(read.ignoreFile === undefined ? {} : { ignoreFile: read.ignoreFile }),
+  })
+  const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
+  const node = textOption(options, 'node')
+  const body = {
+    recipe,
+    tags: tags.length === 0 ? ['latest'] : tags,
+    noCache: options.cache === false,
+    ...(node === undefined ? {} : { node }),
+  }
+  await using client = await cli.client(textOption(options, 'context'))
+  const { signal } = cli
+  if (context) cli.stderr.write(`sending ${context.files} files, ${formatSize(context.bytes)}\n`)
+  if (flagOption(options, 'detach')) {
+    const { build } = await client.buildTemplate({ template, body: { ...body, context: context !== undefined } })
+    if (context) await client.sendBuildContext({ build: build.id }, context.stream, { signal })
+    return show(cli, options, build)
+  }
+  using shown = progress(cli, { quiet: true })
+  const started = cli.clock.monotonic()
+  const build = await tuttiOf(client).templates.build(template, {
+    ...body,
+    context: context?.stream,
+    signal,
+    onBegin: ({ id }) => shown.show(`building "${template}" as ${id}…`),
+    onLog: (line) => {
+      shown[Symbol.dispose]()
+      cli.stderr.write(buildLine(cli.stderr, line))
+      if (line.step > 0) shown.show(`step ${line.step} of ${recipe.steps.length}…`)
+    },
+  })
+  shown[Symbol.dispose]()
+  for (const alias of read.aliases) await client.aliasTemplate({ template, alias }, { signal })
+  const seconds = ((cli.clock.monotonic() - started) / 1000).toFixed(1)
+  cli.stderr.write(`template "${template}" is built after ${seconds} s\n`)
+  return show(cli, options, build)
+}
+
+async function show(cli: Cli, options: Options, build: PublicBuild): Promise<undefined> {
+  await print(cli, options.output, { value: build, names: () => [build.id], table: () => `${build.id}\n` })
+  return undefined
+}
+
+async function readRecipe(cli: Cli, given: string | undefined, options: Options): Promise<ReadTemplate> {
+  const [image, from] = [textOption(options, 'image'), textOption(options, 'from')]
+  if ([given, image].filter((each) => each !== undefined).length > 1)
+    throw new Fault('invalid', 'either a recipe, or --image')
+  if (image !== undefined && from !== undefined) throw new Fault('invalid', 'either --image, or --from')
+  const bare = { name: undefined, aliases: [], tags: [], context: '.', ignoreFile: undefined, notes: [] }
+  if (image !== undefined) return { ...bare, recipe: imageRecipe(image) }
+  if (given === undefined && from !== undefined) {
+    return { ...bare, recipe: { ...imageRecipe(from), from: { template: from } } }
+  }
+  if (given === undefined)
+    throw new Fault('invalid', 'say what to build: a template.yaml, a Dockerfile, a directory with one, or --image')
+  const read = await readTemplateFile(await findRecipe(given), {
+    buildArgs: readPairs('--build-arg', textsOption(options, 'buildArg')),
+  })
+  for (const { file, line, message } of read.notes) {
+    const where = [file, line].filter((part) => part !== undefined).join(':')
+    cli.stderr.write(`${where === '' ? '' : `${where}: `}${message}\n`)
+  }
+  return read
+}
+
+/** The file itself, or what a directory has by these names. */
+async function findRecipe(given: string): Promise<string> {
+  const found = await stat(given).catch((error: NodeJS.ErrnoException) => {
+    const why = error.code === 'ENOENT' ? 'there is no such file' : (error.code ?? error.message)
+    throw new Fault('invalid', `cannot read ${given}: ${why}`)
+  })
+  if (!found.isDirectory()) return given
+  for (const name of ['template.yaml', 'template.yml', 'template.json', 'Dockerfile']) {
+    const path = join(given, name)
+    if (await stat(path).catch(() => undefined)) return path
+  }
+  throw new Fault('invalid', `${given} has neither a template.yaml nor a Dockerfile`)
+}
+
+function nameOf({ name }: ReadTemplate, given: string | undefined, options: Options): string {
+  const said = textOption(options, 'name') ?? name
+  if (said !== undefined) return said
+  if (given === undefined) throw new Fault('invalid', 'say what to call it with --name')
+  const path = resolve(given)
+  const guess = basename(/\.(ya?ml|json)$|dockerfile/i.test(basename(path)) ? resolve(path, '..') : path)
+  if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(guess)) return guess
+  throw new Fault('invalid', `"${guess}" is no name for a template; say one with --name`)
+}
+
+function withOptions(recipe: Recipe, options: Options): Recipe {
+  const cpus = countOption(options, 'cpus')
+  const memoryMiB = mebibytes(options, 'memory')
+  const diskMiB = mebibytes(options, 'disk')
+  const from = textOption(options, 'from')
+  return {
+    ...recipe,
+    ...(from === undefined ? {} : { from: { template: from } }),
+    ...(cpus === undefined ? {} : { cpus }),
+    ...(memoryMiB === undefined ? {} : { memoryMiB }),
+    ...(diskMiB === undefined ? {} : { diskMiB }),
+  }
+}
+
+function mebibytes(options: Options, name: string): number | undefined {
+  const text = textOption(options, name)
+  if (text === undefined) return undefined
+  const bytes = parseSize(text)
+  if (bytes !== undefined) return Math.ceil(bytes / MiB)
+  throw new Fault('invalid', `--${name} needs a size such as 512MiB, not "${text}"`)
+}

@@ -1,0 +1,196 @@
+import { type CommandSpec, context, type OptionSpec, reads } from './command-spec.ts'
+
+const sandbox = ['<sandbox>', 'a sandbox by its id, the beginning of it, or its name'] as const
+const sandboxes = ['<sandboxes...>', sandbox[1]] as const
+const env: OptionSpec = { flags: '-e, --env <key=value>', help: 'set in its environment', many: true }
+const user: OptionSpec = { flags: '-u, --user <user>', help: 'whom to run it as' }
+const cwd: OptionSpec = { flags: '-w, --cwd <path>', help: 'its working directory' }
+const metadata: OptionSpec = { flags: '-m, --metadata <key=value>', help: 'only those with this entry', many: true }
+const onTimeout: OptionSpec = {
+  flags: '--on-timeout <action>',
+  help: 'what happens when its time is up (default kill)',
+  choices: ['kill', 'pause'],
+}
+const allow: OptionSpec = {
+  flags: '--allow <cidr|domain>',
+  help: 'it may reach this and what else is listed, such as 10.0.0.0/8 or *.example.org',
+  many: true,
+}
+
+/** Commands for sandboxes. */
+export const sandboxCommands: readonly CommandSpec[] = [
+  {
+    name: 'sandbox create',
+    summary: 'create a sandbox, and print its id when it answers',
+    arguments: [['[template]', 'a template, with a tag if you like, or the id of a build (default base)']],
+    options: [
+      { flags: '-t, --template <template>', help: 'the same' },
+      { flags: '--name <name>', help: 'what to call it' },
+      { flags: '-m, --metadata <key=value>', help: 'to find it by', many: true },
+      { flags: '-e, --env <key=value>', help: 'for every command in it; kept in memory only', many: true },
+      { flags: '-u, --user <user>', help: 'who runs commands that name nobody' },
+      { flags: '-w, --cwd <path>', help: 'where commands run that say nothing else' },
+      { flags: '--timeout <duration>', help: 'how long it may run, or "never" (default 5m)' },
+      onTimeout,
+      { flags: '--auto-resume', help: 'let whoever wants in resume it' },
+      { flags: '--egress <policy>', help: 'what it may reach (default deny)', choices: ['allow', 'deny'] },
+      allow,
+      { flags: '--node <node>', help: 'only on this node' },
+      { flags: '--cpu <speed>', help: 'CPU reserved, such as 500MHz' },
+      ...reads,
+    ],
+    completes: 'templates',
+    load: () => import('./commands/sandbox-create.ts'),
+  },
+  {
+    name: 'sandbox list',
+    summary: 'list sandboxes that are not over',
+    options: [
+      metadata,
+      { flags: '--phase <phases>', help: 'only those that are, such as running,paused' },
+      { flags: '--template <template>', help: 'only those made from it' },
+      { flags: '--node <node>', help: 'only those on this node' },
+      { flags: '-a, --all', help: 'also those that are over' },
+      ...reads,
+    ],
+    load: () => import('./commands/sandbox-list.ts'),
+  },
+  {
+    name: 'sandbox info',
+    summary: 'show a sandbox',
+    arguments: [sandbox],
+    options: reads,
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-info.ts'),
+  },
+  {
+    name: 'sandbox exec',
+    summary: 'run a command in a sandbox',
+    arguments: [sandbox, ['[command...]', 'the command; a shell when there is a terminal']],
+    options: [
+      { flags: '-i, --interactive', help: 'pass standard input on' },
+      { flags: '-t, --tty', help: 'give the command a terminal' },
+      { flags: '-d, --detach', help: 'let it go on by itself' },
+      env,
+      cwd,
+      user,
+      context,
+    ],
+    passThrough: true,
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-exec.ts'),
+  },
+  {
+    name: 'sandbox cp',
+    summary: 'copy files and directories into a sandbox or out of it',
+    arguments: [
+      ['<from>', 'SANDBOX:PATH, a path here, or "-"'],
+      ['<to>', 'SANDBOX:PATH, a path here, or "-"'],
+    ],
+    options: [{ flags: '-u, --user <user>', help: 'whose the files are to be' }, context],
+    completes: 'files',
+    load: () => import('./commands/sandbox-cp.ts'),
+  },
+  {
+    name: 'sandbox watch',
+    summary: 'print what changes in a directory',
+    arguments: [sandbox, ['[path]', 'by default the working directory']],
+    options: [{ flags: '-r, --recursive', help: 'and in those below it' }, ...reads],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-watch.ts'),
+  },
+  {
+    name: 'sandbox port-forward',
+    summary: 'have ports of this machine lead into a sandbox',
+    arguments: [sandbox, ['<ports...>', 'PORT, or LOCAL:PORT; 0 is any free one']],
+    options: [context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-port-forward.ts'),
+  },
+  {
+    name: 'sandbox url',
+    summary: 'print where a port of a sandbox answers HTTP',
+    arguments: [sandbox, ['<port>', 'that something in it listens on']],
+    options: [{ flags: '--with-token', help: 'so that it can be opened as it is; it then is a secret' }, context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-url.ts'),
+  },
+  {
+    name: 'sandbox logs',
+    summary: 'print what the machine of a sandbox wrote on its console',
+    arguments: [sandbox],
+    options: [context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-logs.ts'),
+  },
+  {
+    name: 'sandbox metrics',
+    summary: 'say what a sandbox uses now',
+    arguments: [sandbox],
+    options: reads,
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-metrics.ts'),
+  },
+  {
+    name: 'sandbox timeout',
+    summary: 'say how long a sandbox may run from now on',
+    arguments: [sandbox, ['<duration>', 'such as 10m, or "never"']],
+    options: [onTimeout, context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-timeout.ts'),
+  },
+  {
+    name: 'sandbox egress',
+    summary: 'say what a sandbox may reach; without a policy, show it',
+    arguments: [sandbox, ['[policy]', 'allow or deny']],
+    options: [allow, ...reads],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-egress.ts'),
+  },
+  {
+    name: 'sandbox pause',
+    summary: 'save sandboxes with their memory and end their machines',
+    arguments: [sandboxes],
+    options: [context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-pause.ts'),
+  },
+  {
+    name: 'sandbox resume',
+    summary: 'let paused sandboxes go on',
+    arguments: [sandboxes],
+    options: [context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-resume.ts'),
+  },
+  {
+    name: 'sandbox fork',
+    summary: 'make copies of a running sandbox, and print their ids',
+    arguments: [sandbox],
+    options: [
+      { flags: '-n, --count <count>', help: 'how many (default 1)' },
+      { flags: '-m, --metadata <key=value>', help: 'instead of its own', many: true },
+      env,
+      { flags: '--timeout <duration>', help: 'how long they may run, or "never"' },
+      ...reads,
+    ],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-fork.ts'),
+  },
+  {
+    name: 'sandbox snapshot',
+    summary: 'make a build of a running sandbox, and print its id',
+    arguments: [sandbox],
+    options: [{ flags: '--template <name[:tag]>', help: 'put it under this name' }, ...reads],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-snapshot.ts'),
+  },
+  {
+    name: 'sandbox kill',
+    summary: 'end sandboxes for good',
+    arguments: [['[sandboxes...]', sandbox[1]]],
+    options: [{ flags: '--all', help: 'all there are, or all with the metadata' }, metadata, context],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-kill.ts'),
+  },
+]
