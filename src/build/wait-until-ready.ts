@@ -64,6 +64,7 @@ export async function waitUntilReady(
 /** The last lines of a command that goes on; read without end, so that it is never held up. */
 function listen(started: GuestExecution): string[] {
   const lines: string[] = []
+  started.stdin.on('error', () => {})
   for (const stream of [started.stdout, started.stderr]) {
     stream?.setEncoding('utf8')
     stream?.on('error', () => {})

@@ -68,7 +68,7 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     assert.match(manifest.defaults.env['PATH'] ?? '', /^\/opt\/bin:\/usr\/local\/sbin:/)
     assert.equal(manifest.defaults.env['SECRET'], undefined)
     assert.ok((manifest.snapshot?.prefetch.length ?? 0) > 10)
-    assert.equal(await builder.content.reference(`template/web/${manifest.id}`), manifest.id)
+    assert.equal(await builder.content.reference(`build/${manifest.id}`), manifest.id)
     await leavesNothing()
 
     const again = await builder.build(read(dockerfile), { context, template: 'web' })

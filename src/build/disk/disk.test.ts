@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { chown, mkdir, mkdtemp, open, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { chown, lutimes, mkdir, mkdtemp, open, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -24,10 +24,13 @@ async function workplace() {
   await writeFile(join(root, 'etc/hello'), 'world\n', { mode: 0o640 })
   await writeFile(join(root, 'big'), Buffer.alloc(3 << 20, 'tutti'))
   await symlink('etc/hello', join(root, 'link'))
+  // Reading a file would set the time when it was last read, which is on the disk too.
+  const later = Date.now() / 1000 + 3600
+  for (const name of ['link', 'big', 'etc/hello', 'etc', '.']) await lutimes(join(root, name), later, later - 7200)
   return { path, root, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) }
 }
 
-test('a disk has the files of the image with their owners, and is the same each time', { skip }, async () => {
+test('a disk has the files of the image with their owners, and is the same as long as they are', { skip }, async () => {
   await using place = await workplace()
   await chown(join(place.root, 'etc/hello'), 1234, 77)
   const make = async (file: string) => {

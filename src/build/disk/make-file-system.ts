@@ -10,7 +10,7 @@ export interface FileSystemOptions {
   sizeMiB: number
   /** What it is made of, for people: `image "debian:12"`. */
   what: string
-  /** The same seed gives the same disk, bit for bit, so that making it again stores nothing new. */
+  /** The same seed and the same files give the same disk, up to the files' own times, so that little of it is stored again. */
   seed: string
   signal: AbortSignal
 }

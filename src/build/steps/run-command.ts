@@ -55,9 +55,11 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
     return error
   })
   if (!input) execution.stdin.end()
-  const hearing = [execution.stdout, execution.stderr].map((stream) => stream && eachLine(stream, hear))
+  const hearing = Promise.all([execution.stdout, execution.stderr].map((stream) => stream && eachLine(stream, hear)))
+  // When the command is lost its end says so first.
+  hearing.catch(() => {})
   const { code } = await execution.exited
-  await Promise.all(hearing)
+  await hearing
   signal.throwIfAborted()
   const failed = await feeding
   if (failed !== undefined) throw failed
