@@ -13,7 +13,7 @@ import type { SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts
 import { type FrameGuest, plugFrames } from '../fixtures/network/frames.ts'
 import { type Hears, listenTo } from '../fixtures/network/hearing.ts'
 import { onOwnMachine } from '../fixtures/network/machine.ts'
-import { openWorld, outside } from '../fixtures/network/world.ts'
+import { killedAgent, openWorld, outside } from '../fixtures/network/world.ts'
 
 /** The network that needs no root: the world is made as root, then the file goes on as nobody. */
 const signal = new AbortController().signal
@@ -86,6 +86,17 @@ check(
     assert.deepEqual(await programsNaming(rig.directory), [])
   },
 )
+
+check('without root, too, the place that a killed agent made is found by the next one', async (rig) => {
+  await rig.network[Symbol.asyncDispose]()
+  await killedAgent('user', rig.directory, 'survivor00000000')
+  await rig.restart()
+  const link = await rig.network.adopt('survivor00000000')
+  assert.ok(link)
+  await using guest = await plugFrames(link)
+  assert.equal(await guest.tcp(outside.public, 9000), `${outside.public}:9000 heard hello`)
+  assert.match(await guest.tcp(outside.other, 9000), /^error: /)
+})
 
 interface Rig {
   directory: string

@@ -13,7 +13,7 @@ import { openNamespaceNetwork } from '../../src/sandboxes/network/namespace/name
 import type { SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts'
 import { type Hears, listenTo } from '../fixtures/network/hearing.ts'
 import { onOwnMachine } from '../fixtures/network/machine.ts'
-import { openWorld, outside, type Peer, plugIn, sh } from '../fixtures/network/world.ts'
+import { killedAgent, openWorld, outside, type Peer, plugIn, sh } from '../fixtures/network/world.ts'
 
 /** What a sandbox may reach and what not, with a real filter, real servers and a cable where the VM would be. */
 const lacking = onOwnMachine()
@@ -160,6 +160,18 @@ check('an agent that comes back finds its sandboxes as they were', async (rig) =
   await link.close()
 })
 
+check('the place that a killed agent made is found by the next one', async (rig) => {
+  await rig.network[Symbol.asyncDispose]()
+  await killedAgent('namespace', rig.directory, 'survivor00000000')
+  await rig.restart()
+  const link = await rig.network.adopt('survivor00000000')
+  assert.ok(link)
+  await using peer = await plugIn(link)
+  const hello = { port: 9000, text: 'hello' }
+  assert.equal(await peer.ask('tcp', { address: outside.public, ...hello }), `${outside.public}:9000 heard hello`)
+  assert.equal(await peer.ask('tcp', { address: outside.other, ...hello }), 'error: ECONNREFUSED')
+})
+
 check('what a killed agent left without a note is swept away, and a filter in the way is named', async (rig) => {
   await rig.network.open('unnoted000000000', { signal })
   await rig.forget('unnoted000000000')
@@ -194,6 +206,7 @@ check('what no sandbox holds is removed, and twenty places at once leave nothing
 })
 
 interface Rig {
+  directory: string
   world: Peer
   readonly network: SandboxNetwork & AsyncDisposable
   restart(): Promise<void>
@@ -234,6 +247,7 @@ function check(title: string, body: (rig: Rig) => Promise<void>): void {
       await network[Symbol.asyncDispose]()
     })
     await body({
+      directory,
       world,
       get network() {
         return network

@@ -34,8 +34,9 @@ export async function watchDeniedPackets({
   log: Log
 }): Promise<AsyncDisposable> {
   const stopped = new AbortController()
-  // A change of namespaces forgets the wish to die with us, so that it is wished after it.
-  const [file = '', ...args] = [...through, 'setpriv', '--pdeathsig', 'KILL', 'nft', '--numeric', 'monitor', 'trace']
+  // A change of namespaces forgets the wish to die with us, so that it is wished after it; and we may be gone by then.
+  const monitor = ['sh', '-c', '[ "$PPID" = "$0" ] && exec nft --numeric monitor trace', String(process.pid)]
+  const [file = '', ...args] = [...through, 'setpriv', '--pdeathsig', 'KILL', ...monitor]
   const watch = () => {
     const child = spawn(file, args, {
       stdio: ['ignore', 'pipe', 'ignore'],

@@ -110,6 +110,7 @@ export async function openNamespaceNetwork({
         if (!used.has(device)) await runScript(sweepScript(device), `removing the interface ${device}`)
     },
     async [Symbol.asyncDispose]() {
+      if (owned.disposed) return
       for (const place of places.values()) place.denials.end()
       await owned.disposeAsync()
       if (notes.all.size > 0) return

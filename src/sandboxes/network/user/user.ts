@@ -89,6 +89,7 @@ export async function openUserNetwork({
         if (!keep.has(note.id)) await (links.get(note.id)?.close() ?? remove(note))
     },
     async [Symbol.asyncDispose]() {
+      if (owned.disposed) return
       for (const place of places.values()) place.denials.end()
       await owned.disposeAsync()
       if (notes.all.size > 0) return
