@@ -28,6 +28,7 @@ struct options {
   bool init;          /* process 1 */
   const char *port;   /* device, or NULL to look for it */
   const char *port_name;
+  const char *listen; /* path of a Unix socket */
   const char *run_init;
 };
 extern struct options options;
@@ -69,6 +70,7 @@ void out_free(struct out *out);
 
 /* ---- wire.c: the port, frames, beginnings ---- */
 void wire_open(int fd);
+void wire_listen(int fd); /* whoever connects last is the host */
 size_t wire_room(void); /* bytes of DATA that may be sent now */
 void wire_send(uint32_t stream, uint8_t type, uint8_t flags, const void *payload, size_t length);
 void wire_send2(uint32_t stream, uint8_t type, uint8_t flags, const void *a, size_t an, const void *b, size_t bn);
@@ -181,6 +183,7 @@ void freeze_begin(struct stream *s, struct bytes fields);
 void freeze_end(struct stream *s);
 void freeze_release_disk(void);
 bool disk_is_frozen(void);
+bool workload_is_frozen(void); /* nothing may be started then: it would stand still half-made, and the agent with it */
 void workload_prepare(void);  /* makes the control group of the workload */
 int workload_cgroup(void);    /* its directory, or -1 */
 
@@ -194,6 +197,6 @@ void init_machine(void);
 void init_start_child(void);
 void init_ended(pid_t pid);
 void machine_end(int how);
-int port_find(const char *name);
+int port_find(const char *name, bool *listens); /* listens: it is a virtual socket to be listened on */
 
 #endif

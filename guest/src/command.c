@@ -53,6 +53,10 @@ static void signal_command(struct command *c, int number);
 
 void command_exec(struct stream *s, struct bytes fields) {
   forget_old();
+  if (workload_is_frozen()) {
+    stream_fail(s, E_CONFLICT, "nothing can be run while the guest stands still for a snapshot");
+    return;
+  }
   if (count >= MAX_COMMANDS + KEPT) {
     stream_fail(s, E_EXHAUSTED, "%d commands run in the guest already, which is as many as the guest agent keeps", MAX_COMMANDS);
     return;

@@ -19,7 +19,7 @@
 #define FROZEN_WITHIN_MS 2000
 
 static int group = -1;
-static bool by_signal, disk_frozen;
+static bool by_signal, stopped, disk_frozen;
 static pid_t watchdog;
 
 void workload_prepare(void) {
@@ -36,6 +36,7 @@ void workload_prepare(void) {
 
 int workload_cgroup(void) { return group; }
 bool disk_is_frozen(void) { return disk_frozen; }
+bool workload_is_frozen(void) { return stopped; }
 
 /* ---- by control group ---- */
 
@@ -81,7 +82,10 @@ static bool descends_from_us(pid_t pid, char *state) {
   return false;
 }
 
-/* How many were sent the signal that did not already stand as it makes them. */
+/*
+ * How many may still be running. One that waits in the kernel (D), such as for a child that it shares memory with, cannot
+ * be seen to stop, but takes the signal before it does anything of its own again.
+ */
 static int signal_all(int number) {
   int sent = 0;
   DIR *proc = opendir("/proc");
@@ -89,9 +93,9 @@ static int signal_all(int number) {
     pid_t pid = (pid_t)atoi(d->d_name);
     char state = 0;
     if (pid <= 1 || pid == watchdog || !descends_from_us(pid, &state) || state == 'Z') continue;
-    if ((state == 'T') == (number == SIGSTOP)) continue;
+    if (state == 'T' && number == SIGSTOP) continue;
     kill(pid, number);
-    sent++;
+    sent += state != 'D';
   }
   if (proc) closedir(proc);
   return sent;
@@ -105,6 +109,7 @@ static void pause_ms(long ms) {
 /* Waits, as what comes next must not begin before; bounded. */
 static bool stop_processes(void) {
   int64_t until = now_ms() + FROZEN_WITHIN_MS;
+  stopped = true;
   by_signal = group < 0 || !write_group("cgroup.freeze", "1");
   do {
     if (by_signal ? signal_all(SIGSTOP) == 0 : group_is_frozen()) return true;
@@ -116,7 +121,7 @@ static bool stop_processes(void) {
 static void let_processes_go(void) {
   if (group >= 0) write_group("cgroup.freeze", "0");
   if (by_signal) signal_all(SIGCONT);
-  by_signal = false;
+  by_signal = stopped = false;
 }
 
 /* ---- file systems ---- */
@@ -142,8 +147,9 @@ struct freezing { uint32_t stream; };
 /* In a worker: bringing a disk up to date takes as long as it takes. */
 static int rest(void *argument, char *text, size_t size) {
   (void)argument;
+  if (!options.system) return 0;
   sync();
-  if (!options.system || on_root(FIFREEZE) == 0 || errno == EBUSY || errno == EOPNOTSUPP || errno == ENOTTY) return 0;
+  if (on_root(FIFREEZE) == 0 || errno == EBUSY || errno == EOPNOTSUPP || errno == ENOTTY) return 0;
   snprintf(text, size, "cannot bring the guest's file system to rest: %s", strerror(errno));
   return E_UNAVAILABLE;
 }

@@ -127,6 +127,17 @@ static void step_clock(uint64_t ms) {
   clock_settime(CLOCK_REALTIME, &t);
 }
 
+/* A disk that is full or read-only must not keep a guest from waking up: the file is then laid over the old one. */
+static int put_file(const char *path, const void *bytes, size_t length, mode_t mode) {
+  char over[PATH_MAX];
+  umount2(path, MNT_DETACH);
+  int error = write_whole(path, bytes, length, mode);
+  if (!error) return 0;
+  snprintf(over, sizeof over, STATE "/%s", strrchr(path, '/') + 1);
+  if (write_whole(over, bytes, length, mode) != 0 || mount(over, path, NULL, MS_BIND, NULL) != 0) return error;
+  return 0;
+}
+
 /* /etc/hosts keeps what the image has; our line is told by its comment. */
 static void name_in_hosts(const char *hostname) {
   static const char mark[] = "# by tutti";
@@ -143,7 +154,7 @@ static void name_in_hosts(const char *hostname) {
   if (!any) out_bytes(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost\n", 34);
   int length = snprintf(line, sizeof line, "127.0.1.1\t%.255s\t%s\n", hostname, mark);
   out_bytes(&text, line, (size_t)length);
-  write_whole("/etc/hosts", text.at, text.length, 0644);
+  put_file("/etc/hosts", text.at, text.length, 0644);
   out_free(&text);
 }
 
@@ -157,10 +168,10 @@ static int set_names(const struct identity *id, char *problem, size_t size) {
     return -1;
   }
   int length = snprintf(line, sizeof line, "%s\n", id->hostname);
-  write_whole("/etc/hostname", line, (size_t)length, 0644);
+  put_file("/etc/hostname", line, (size_t)length, 0644);
   name_in_hosts(id->hostname);
   length = snprintf(line, sizeof line, "%s\n", id->machine_id);
-  int error = write_whole("/etc/machine-id", line, (size_t)length, 0444);
+  int error = put_file("/etc/machine-id", line, (size_t)length, 0444);
   if (!error) {
     length = snprintf(line, sizeof line, "%s\n", id->generation);
     error = write_whole(STATE "/generation", line, (size_t)length, 0644);
@@ -197,7 +208,7 @@ static int set_network(struct bytes fields, char *problem, size_t size) {
     out_bytes(&servers, line, (size_t)length);
   }
   /* An image may have it as a link to a place that is not there. */
-  if (servers.length > 0 && result == 0) result = write_whole("/etc/resolv.conf", servers.at, servers.length, 0644);
+  if (servers.length > 0 && result == 0) result = put_file("/etc/resolv.conf", servers.at, servers.length, 0644);
   if (result > 0) snprintf(problem, size, "cannot write /etc/resolv.conf: %s", strerror(result));
   out_free(&servers);
   return result;

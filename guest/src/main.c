@@ -5,6 +5,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -15,6 +17,7 @@ static int64_t deadline; /* of the next turn; INT64_MAX: none */
 static struct io *dead;  /* closed in this turn: epoll may still name them */
 
 static int arguments(int argc, char **argv);
+static int listen_at(const char *path);
 static void loop(void);
 static void signalled(struct io *io, uint32_t events);
 static void reap(void);
@@ -44,13 +47,16 @@ int main(int argc, char **argv) {
   if (options.system) workload_prepare();
   if (options.system) network_loopback();
   if (options.run_init) init_start_child();
-  if (fd < 0) fd = options.port ? open(options.port, O_RDWR | O_CLOEXEC | O_NONBLOCK) : port_find(options.port_name);
+  bool listens = options.listen != NULL;
+  if (listens) fd = listen_at(options.listen);
+  else if (fd < 0) fd = options.port ? open(options.port, O_RDWR | O_CLOEXEC | O_NONBLOCK) : port_find(options.port_name, &listens);
   if (fd < 0) {
     say("cannot open the channel: there is no port named \"%s\": %s", options.port ? options.port : options.port_name, strerror(errno));
     if (options.init) machine_end(SIGUSR2);
     return 1;
   }
-  wire_open(fd);
+  if (listens) wire_listen(fd);
+  else wire_open(fd);
   loop();
   commands_kill_all();
   return 0;
@@ -62,16 +68,24 @@ static int arguments(int argc, char **argv) {
     if (strcmp(argv[i], "--fd") == 0 && i + 1 < argc) fd = atoi(argv[++i]);
     else if (strcmp(argv[i], "--port") == 0 && i + 1 < argc) options.port = argv[++i];
     else if (strcmp(argv[i], "--port-name") == 0 && i + 1 < argc) options.port_name = argv[++i];
+    else if (strcmp(argv[i], "--listen") == 0 && i + 1 < argc) options.listen = argv[++i];
     else if (strcmp(argv[i], "--no-system") == 0) options.system = false;
     else if (strcmp(argv[i], "--version") == 0) {
       puts(VERSION);
       exit(0);
     } else {
-      fprintf(stderr, "usage: tutti-guest [--fd N | --port DEVICE | --port-name NAME] [--no-system]\n");
+      fprintf(stderr, "usage: tutti-guest [--fd N | --listen SOCKET | --port DEVICE | --port-name NAME] [--no-system]\n");
       exit(2);
     }
   }
   return fd;
+}
+
+static int listen_at(const char *path) {
+  struct sockaddr_un at = {.sun_family = AF_UNIX};
+  snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  return fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, 8) == 0 ? fd : -1;
 }
 
 static void loop(void) {

@@ -9,6 +9,8 @@ static struct stream *buckets[BUCKETS];
 static struct stream *first, *last; /* turns */
 static size_t count;
 static uint32_t highest;
+static struct out gathered; /* a request that comes in several frames */
+static uint32_t gathered_for;
 
 static void open_stream(uint32_t id, const uint8_t *payload, size_t length);
 static void data(struct stream *s, const uint8_t *payload, size_t length);
@@ -64,11 +66,9 @@ static void data(struct stream *s, const uint8_t *payload, size_t length) {
 
 /* A request in several frames is gathered here; another stream's OPEN in between ends it. */
 static void request(uint32_t id, bool more, const uint8_t *payload, size_t length) {
-  static struct out gathered;
-  static uint32_t of;
   if (id <= highest) return;
-  if (of != id) out_free(&gathered);
-  of = id;
+  if (gathered_for != id) out_free(&gathered);
+  gathered_for = id;
   if (!more && gathered.length == 0) {
     if (length > 0) open_stream(id, payload, length);
     return;
@@ -234,6 +234,7 @@ static void release(struct stream *s) {
 }
 
 void streams_lost(void) {
+  out_free(&gathered);
   for (size_t i = 0; i < BUCKETS; i++)
     while (buckets[i]) stream_close(buckets[i], true);
 }

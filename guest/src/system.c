@@ -23,8 +23,8 @@ static void write_to(const char *path, const char *text) {
 /* Each step helps by itself: what a kernel or disk cannot do is left out. */
 static int shrink(void *argument, char *text, size_t size) {
   (void)argument, (void)text, (void)size;
-  sync();
   if (!options.system) return 0;
+  sync();
   int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   struct fstrim_range all = {.len = UINT64_MAX};
   if (fd >= 0) {

@@ -5,6 +5,8 @@
  */
 #include "agent.h"
 #include <sys/random.h>
+#include <sys/socket.h>
+#include <linux/vm_sockets.h>
 
 #define HEADER 12
 #define LAST 0xA5
@@ -13,7 +15,7 @@
 #define LOW 131072
 
 static struct io *port;
-static bool is_socket;
+static bool is_socket, listens;
 static uint8_t in[IN_ROOM];
 static size_t in_length;
 static uint8_t *outgoing;
@@ -21,10 +23,12 @@ static size_t out_from, out_length, out_room;
 static bool readable, writable = true;
 static bool quiet, deaf = true; /* deaf: nothing is a frame until the next marker */
 static uint8_t used[16] = "tutti.channel.1\n", next[16];
-static bool have_next;
+static bool have_next, begun;
 bool wire_lost;
 
 static void port_ready(struct io *io, uint32_t events);
+static void accept_ready(struct io *io, uint32_t events);
+static void hung_up(void);
 static void take_in(void);
 static void parse(void);
 static bool begin(size_t scan_from);
@@ -43,6 +47,37 @@ void wire_open(int fd) {
   readable = true;
 }
 
+void wire_listen(int fd) {
+  listens = true;
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  io_open(fd, EPOLLIN, accept_ready, NULL);
+}
+
+/* A new connection takes the place of the old one. What is kept of streams is decided when it has begun in band. */
+static void accept_ready(struct io *io, uint32_t events) {
+  (void)events;
+  struct sockaddr_vm from = {0};
+  socklen_t size = sizeof from;
+  int fd = accept4(io->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) return;
+  /* Programs in the guest can reach the port as well, and must not take it away. */
+  if (from.svm_family == AF_VSOCK && from.svm_cid != VMADDR_CID_HOST) {
+    close(fd);
+    return;
+  }
+  hung_up();
+  wire_open(fd);
+  writable = true;
+}
+
+static void hung_up(void) {
+  if (port) io_close(port);
+  port = NULL;
+  in_length = out_from = out_length = 0;
+  readable = begun = false;
+  deaf = true;
+}
+
 static void port_ready(struct io *io, uint32_t events) {
   (void)io;
   if (events & (EPOLLIN | EPOLLHUP)) readable = true;
@@ -54,11 +89,11 @@ void wire_turn(void) {
   for (int round = 0; round < 4; round++) {
     bool moved = false;
     flush();
-    if (readable && out_length < HIGH) {
+    if (port && readable && out_length < HIGH) {
       take_in();
       moved = true;
     }
-    while (!quiet && out_length < LOW && streams_pump()) moved = true;
+    while (port && !quiet && out_length < LOW && streams_pump()) moved = true;
     flush();
     if (!moved) return;
   }
@@ -66,18 +101,27 @@ void wire_turn(void) {
 }
 
 static void take_in(void) {
-  ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
-  if (got < 0 && errno == EINTR) return;
-  if (got <= 0) {
-    /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
-    readable = false;
-    if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) wire_lost = true;
-    return;
+  /* A marker that waits for its nonce lies at the front. */
+  size_t scan_from = begun || in_length < 15 ? 0 : in_length - 15;
+  bool ended = false;
+  /* A port gives at most a page at a time. */
+  while (port && in_length < sizeof in - 4096) {
+    ssize_t got = read(port->fd, in + in_length, sizeof in - in_length);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      /* No more for now. On a port, 0 bytes says that nobody is connected, which means nothing; a socket has ended. */
+      readable = false;
+      if (is_socket && (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))) {
+        wire_lost = !listens;
+        ended = listens;
+      }
+      break;
+    }
+    in_length += (size_t)got;
   }
-  size_t scan_from = in_length < 15 ? 0 : in_length - 15;
-  in_length += (size_t)got;
   while (begin(scan_from)) scan_from = 0;
   parse();
+  if (ended) hung_up();
 }
 
 /* A beginning, when a whole one has come: what was before it is forgotten. A marker without its nonce waits for it. */
@@ -95,13 +139,17 @@ static bool begin(size_t scan_from) {
   size_t at = (size_t)(found - in);
   memmove(in, found, in_length - at);
   in_length -= at;
-  deaf = true;
+  deaf = begun = true;
   if (in_length < 32) return false;
+  begun = false;
   uint8_t nonce[16];
   memcpy(nonce, in + 16, 16);
   memmove(in, in + 32, in_length - 32);
   in_length -= 32;
   if (newer) memcpy(used, next, 16);
+  /* The newer one stays until it is used, so that whoever was told of it can always connect. */
+  if (newer || !have_next) draw_token(next);
+  have_next = true;
   hello(nonce);
   return true;
 }
@@ -112,8 +160,6 @@ static void hello(const uint8_t *nonce) {
   commands_lost(was_quiet);
   out_from = out_length = 0;
   quiet = deaf = false;
-  draw_token(next);
-  have_next = true;
   put(nonce, 16);
   uint8_t room[256];
   struct out fields = {room, 0, sizeof room, true};
@@ -170,7 +216,7 @@ void wire_send(uint32_t stream, uint8_t type, uint8_t flags, const void *payload
 }
 
 void wire_send2(uint32_t stream, uint8_t type, uint8_t flags, const void *a, size_t an, const void *b, size_t bn) {
-  if (quiet || an + bn > MAX_PAYLOAD) return;
+  if (quiet || !port || an + bn > MAX_PAYLOAD) return;
   uint32_t length = (uint32_t)(an + bn);
   uint8_t head[HEADER] = {(uint8_t)length, (uint8_t)(length >> 8), (uint8_t)(length >> 16), (uint8_t)(length >> 24),
                           (uint8_t)stream, (uint8_t)(stream >> 8), (uint8_t)(stream >> 16), (uint8_t)(stream >> 24),
@@ -203,12 +249,15 @@ static void put(const void *bytes, size_t length) {
 }
 
 static void flush(void) {
-  while (out_length > 0 && writable) {
+  while (port && out_length > 0 && writable) {
     ssize_t written = write(port->fd, outgoing + out_from, out_length);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
       writable = false;
-      if (is_socket && errno != EAGAIN && errno != EWOULDBLOCK) wire_lost = true;
+      if (is_socket && errno != EAGAIN && errno != EWOULDBLOCK) {
+        wire_lost = !listens;
+        if (listens) hung_up();
+      }
       return;
     }
     out_from += (size_t)written;

@@ -1,6 +1,5 @@
 import type { Duplex } from 'node:stream'
 import { json } from 'node:stream/consumers'
-import type { WebSocket } from 'ws'
 import { z } from 'zod'
 import { ExecRequest, publicAllocation, TaskStats } from '../contract/allocation.ts'
 import { page } from '../contract/page.ts'
@@ -9,13 +8,13 @@ import { stopAllocation } from '../control/actions/stop-allocation.ts'
 import type { Control } from '../control/control.ts'
 import { findAllocation, findNode } from '../control/find.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
-import { OctetAnswer, type ParsedRequest, type SocketHandler } from '../http/route.ts'
+import { OctetAnswer, type SocketHandler } from '../http/route.ts'
 import { type Allocation, isLive } from '../model/allocation.ts'
 import { Fault } from '../model/fault.ts'
 import { versionKey } from '../model/records.ts'
 import type { View } from '../store/store.ts'
 import { recordAccess } from './access.ts'
-import { firstMessage, relayExec } from './exec.ts'
+import { serveExec } from './exec.ts'
 import type { Handlers } from './handlers.ts'
 import { interleave } from './logs.ts'
 
@@ -94,25 +93,21 @@ export function allocationHandlers({ control, sessions }: Options): AllocationHa
   }
 }
 
-/** The exec WebSocket: the request, the agent's answer to it, then frames until the command has ended. */
+/** The exec WebSocket of a task. */
 export function execSocket({ control, sessions }: Options): SocketHandler {
-  return async ({ params, signal, caller }: ParsedRequest, socket: WebSocket) => {
-    const asked = ExecRequest.safeParse(await firstMessage(socket, { signal }))
-    if (!asked.success) throw new Fault('invalid', `the exec request is not valid: ${z.prettifyError(asked.error)}`)
-    const { view } = control.store
-    const allocation = live(findAllocation(view, (params as { allocation: string }).allocation))
-    const task = asked.data.task ?? firstMain(view, allocation)
-    recordAccess(control, { by: caller.name, action: 'allocation.exec', subject: `${allocation.id}/${task}` })
-    const stream = await sessions.open(
-      allocation.node,
-      'exec',
-      { ...asked.data, allocation: allocation.id, task },
-      { signal },
-    )
-    socket.send(JSON.stringify({ ok: true }))
-    socket.resume()
-    await relayExec(socket, stream)
-  }
+  const { store, clock } = control
+  return (request, socket) =>
+    serveExec(request, socket, {
+      clock,
+      schema: ExecRequest,
+      open: async ({ task: named, ...wanted }, caller) => {
+        const allocation = live(findAllocation(store.view, (request.params as { allocation: string }).allocation))
+        const task = named ?? firstMain(store.view, allocation)
+        recordAccess(control, { by: caller.name, action: 'allocation.exec', subject: `${allocation.id}/${task}` })
+        const ask = { ...wanted, allocation: allocation.id, task }
+        return sessions.open(allocation.node, 'exec', ask, { signal: request.signal })
+      },
+    })
 }
 
 const StatsAnswer = z.object({ tasks: z.record(z.string().max(63), TaskStats) })

@@ -112,7 +112,15 @@ test('a request that is wrong is told where, and nothing is stored', async () =>
   const index = api.control.store.index
   const wrong = await api.ask('PUT', '/v1/jobs/web', { token, body: { spec: { name: 'web', tasks: {} } } })
   assert.equal(wrong.status, 400)
-  assert.match(String((wrong.value as { message: string }).message), /spec\.tasks: a job needs at least one task/)
+  assert.match(
+    String((wrong.value as { message: string }).message),
+    /"spec\.tasks" in the body: a job needs at least one task/,
+  )
+  const role = await api.ask('POST', '/v1/tokens', { token, body: { name: 'ci', roles: ['boss'], expiresInMs: null } })
+  assert.match(
+    String((role.value as { message: string }).message),
+    /^"roles\.0" in the body: it must be one of compute:read, compute:write, /,
+  )
   const other = await api.ask('PUT', '/v1/jobs/web', { token, body: { spec: testJob({ name: 'api' }) } })
   assert.match(
     String((other.value as { message: string }).message),

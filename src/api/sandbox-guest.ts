@@ -20,7 +20,7 @@ import { FileEvent } from '../model/guest.ts'
 import type { SandboxId } from '../model/ids.ts'
 import { parseLine, readLines } from '../wire/lines.ts'
 import { recordAccess } from './access.ts'
-import { firstMessage, relayExec } from './exec.ts'
+import { serveExec } from './exec.ts'
 import type { Handlers } from './handlers.ts'
 import { relayBytes } from './relay-bytes.ts'
 
@@ -102,21 +102,20 @@ export function sandboxGuestHandlers({ control, sandboxes: { desk } }: Options):
   }
 }
 
-/** The exec WebSocket: the request, the node's answer to it, then frames until the command has ended. */
+/** The exec WebSocket of a sandbox. */
 export function sandboxExecSocket({ control, sandboxes: { desk } }: Options): SocketHandler {
-  return async ({ params, signal, caller }, socket) => {
-    const asked = SandboxExecRequest.safeParse(await firstMessage(socket, { signal }))
-    if (!asked.success) throw new Fault('invalid', `the exec request is not valid: ${z.prettifyError(asked.error)}`)
-    const { id } = findSandbox(control.store.view, (params as { sandbox: string }).sandbox)
-    const { command, ...rest } = asked.data
-    const words = typeof command === 'string' ? ['/bin/sh', '-c', command] : command
-    recordAccess(control, { by: caller.name, action: 'sandbox.exec', subject: id })
-    const request = { ...rest, command: words }
-    const stream = await openIn(desk, id, 'sandboxExec', request, { by: caller.name, signal })
-    socket.send(JSON.stringify({ ok: true }))
-    socket.resume()
-    await relayExec(socket, stream)
-  }
+  return (request, socket) =>
+    serveExec(request, socket, {
+      clock: control.clock,
+      schema: SandboxExecRequest,
+      open: async ({ command, ...rest }, caller) => {
+        const { id } = findSandbox(control.store.view, (request.params as { sandbox: string }).sandbox)
+        const words = typeof command === 'string' ? ['/bin/sh', '-c', command] : command
+        recordAccess(control, { by: caller.name, action: 'sandbox.exec', subject: id })
+        const ask = { ...rest, command: words }
+        return openIn(desk, id, 'sandboxExec', ask, { by: caller.name, signal: request.signal })
+      },
+    })
 }
 
 /** A port of the guest: `{"ok":true}`, then bytes both ways. */

@@ -71,7 +71,7 @@ export function plainTransport(url: string, token: string): Transport {
         socket.once('unexpected-response', (_asked, response: IncomingMessage) => {
           readJson({ status: response.statusCode ?? 500, body: response }).then(() => {}, reject)
         })
-        socket.once('open', () => resolve(socket))
+        socket.once('open', () => resolve({ socket, holdProcess: () => {} }))
       })
     },
     [Symbol.asyncDispose]: async () => {},

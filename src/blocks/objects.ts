@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream'
  *     packs/<hash>        chunks, then their index, then a footer
  *     builds/<id>.json    manifests
  *     refs/<name>.json    names of builds: what is reachable from here is kept
+ *     gc/condemned.json   what a collection found unreachable, and when
  *
  * Rejects with a Fault: `not_found`, `denied` (credentials), `exhausted` (full), `unavailable` (try again).
  */

@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Clock } from '../kit/clock.ts'
@@ -12,12 +12,15 @@ import { fileObjects } from './objects/file.ts'
 import { referenceKey } from './objects/keys.ts'
 import { retrying } from './objects/retry.ts'
 import type { ObjectStore } from './objects.ts'
+import { type CollectReport, collect, defaultGraceMs } from './operations/collect.ts'
 import { makeBuildWriter } from './store/build-writer.ts'
 import { noSuchBuild, readManifest, readReference, writeReference } from './store/builds.ts'
 import { makeSlabs } from './store/chunk-pipeline.ts'
 import { makeChunkReader } from './store/chunk-reader.ts'
+import { condemnedPacks, readCondemned } from './store/condemned.ts'
 import { makeLocalPacks } from './store/local-packs.ts'
 import { lockDirectory } from './store/lock.ts'
+import { type CacheBudget, type CacheUsage, makeNodeCache, type TrimReport } from './store/node-cache.ts'
 import { makeUpstream } from './store/upstream.ts'
 import { startWorkers } from './store/workers.ts'
 
@@ -27,6 +30,13 @@ export interface LocalContentStore extends ContentStore, AsyncDisposable {
   readonly objects: ObjectStore
   /** Bytes fetched from the object store since the start. */
   readonly fetchedBytes: number
+  /** Keeps a build's packs on this machine, as long as something uses it. */
+  pin(build: Manifest): Disposable
+  usage(): Promise<CacheUsage>
+  /** Makes room when more than `highBytes` of packs lie here: the coldest ones go until `lowBytes` are left. */
+  trim(budget: CacheBudget): Promise<TrimReport>
+  /** Removes what no reference of this directory leads to; see `collect`. */
+  collect(options?: { graceMs?: number; dryRun?: boolean }): Promise<CollectReport>
 }
 
 /**
@@ -64,8 +74,8 @@ export async function openContentStore({
     await makeDirectory(files, join(directory, name))
   await using opened = new AsyncDisposableStack()
   opened.use(lockDirectory(directory))
-  await removeUnfinished(directory, files)
-  const workers = opened.use(startWorkers(threads))
+  await removeUnfinished(directory, 'pack-', Number.POSITIVE_INFINITY)
+  const workers = opened.use(startWorkers(threads, { clock }))
   const packs = opened.use(makeLocalPacks({ workers, files, clock, log }))
   await packs.scan(join(directory, 'packs'), 'whole')
   await packs.scan(join(directory, 'cache/packs'), 'fetched')
@@ -77,9 +87,12 @@ export async function openContentStore({
       objects: retrying(remote, { clock, random }),
       packs,
       directory: join(directory, 'cache/packs'),
-      onFull: async () => {},
+      onFull: async () => {
+        await cache.trim({ highBytes: 0, lowBytes: (await cache.usage()).bytes / 2 })
+      },
     })
-  const reader = makeChunkReader({ packs, upstream, cacheBytes, log })
+  const cache = makeNodeCache({ packs, objects, upstream: upstream?.objects })
+  const reader = makeChunkReader({ directory: join(directory, 'packs'), packs, upstream, cacheBytes, log })
   const slabs = makeSlabs(threads * 3)
 
   const manifest = async (id: BuildId): Promise<Manifest> => {
@@ -103,18 +116,30 @@ export async function openContentStore({
     chunk: reader.chunk,
     manifest,
     open: reader.open,
+    pin: cache.pin,
+    usage: cache.usage,
+    trim: cache.trim,
+    async collect(options = {}) {
+      const report = await collect(objects, { clock, ...options })
+      if (!report.isDryRun) await removeUnfinished(directory, 'put-', clock.now() - (options.graceMs ?? defaultGraceMs))
+      return report
+    },
     async write({ basedOn } = {}) {
-      return makeBuildWriter({
-        directory,
-        packs,
-        objects,
-        workers,
-        slabs,
-        files,
-        random,
-        basedOn,
-        condemned: new Set(),
-      })
+      // In this order: what is not on the list now was never on it, or is gone already.
+      const condemned = condemnedPacks(await readCondemned(objects))
+      await packs.forgetRemoved(join(directory, 'packs'))
+      const { openPacks } = reader
+      await openPacks(basedOn?.packs ?? [])
+      const held = cache.hold(basedOn)
+      const parts = { directory, packs, objects, workers, slabs, files, random, basedOn, condemned, openPacks }
+      const writer = makeBuildWriter(parts)
+      return {
+        ...writer,
+        async [Symbol.asyncDispose]() {
+          held[Symbol.dispose]()
+          await writer[Symbol.asyncDispose]()
+        },
+      }
     },
     async setReference(name, build) {
       referenceKey(name)
@@ -131,8 +156,13 @@ export async function openContentStore({
   }
 }
 
-/** What a crash left half written: nobody else writes packs here. */
-async function removeUnfinished(directory: string, files: Files): Promise<void> {
-  for (const name of await readdir(join(directory, 'tmp')))
-    if (name.startsWith('pack-')) await files.remove(join(directory, 'tmp', name))
+/** What a crash left half written. Nobody else writes packs here; other files may be under way in another process. */
+async function removeUnfinished(directory: string, prefix: string, before: number): Promise<void> {
+  for (const name of await readdir(join(directory, 'tmp'))) {
+    const path = join(directory, 'tmp', name)
+    if (name.startsWith(prefix)) {
+      const found = await stat(path).catch(() => undefined)
+      if (found && found.mtimeMs < before) await rm(path, { force: true })
+    }
+  }
 }

@@ -6,6 +6,7 @@ import type { BuildScope } from './build-template.ts'
 import { makeBaseLayer } from './disk/base-layer.ts'
 import { findLayer, layerReference } from './layers.ts'
 import { buildKey, imageKey } from './steps/plan-steps.ts'
+import { defaultPath } from './steps/run-command.ts'
 
 /** Where the steps begin. */
 export interface Base {
@@ -69,5 +70,5 @@ function defaultsOf(image: Image): Defaults {
       return equals < 0 ? [text, ''] : [text.slice(0, equals), text.slice(equals + 1)]
     }),
   )
-  return { env, user: image.user || 'root', cwd: image.workingDirectory || '/' }
+  return { env: { PATH: defaultPath, ...env }, user: image.user || 'root', cwd: image.workingDirectory || '/' }
 }

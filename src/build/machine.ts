@@ -46,7 +46,8 @@ export async function startMachine(parts: BuildParts, options: MachineOptions): 
   stack.defer(async () => void (await blocks.ask('closeDisk', { name }, { signal: AbortSignal.timeout(30_000) })))
   const link = withNetwork ? await openLink(parts, name, signal) : undefined
   if (link) stack.defer(() => link.close())
-  const memory = join(directory, 'memory')
+  const { path: memory } = await blocks.ask('newMemory', { name, size: machine.memoryMiB * 2 ** 20 }, { signal })
+  stack.defer(async () => void (await blocks.ask('closeMemory', { name }, { signal: AbortSignal.timeout(30_000) })))
   // Ends whatever a boot that failed half-way left.
   stack.defer(() => vmm.remove(directory))
   const booted = await parts.kernel(machine.arch)
@@ -113,7 +114,7 @@ async function openLink({ network }: BuildParts, name: string, signal: AbortSign
 }
 
 /** A machine that builds is nobody in particular; each sandbox becomes somebody of its own. */
-async function identify(
+export async function identify(
   { clock, random }: BuildParts,
   channel: GuestChannel,
   link: SandboxLink | undefined,

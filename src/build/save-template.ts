@@ -1,12 +1,15 @@
 import { join } from 'node:path'
 import type { Defaults, Manifest } from '../blocks/manifest.ts'
 import type { GuestExecution } from '../guest/channel.ts'
+import { deadline } from '../kit/clock.ts'
 import { Fault } from '../model/fault.ts'
-import type { BuildId } from '../model/ids.ts'
+import { BuildId, encodeId } from '../model/ids.ts'
+import { formatSize } from '../model/units.ts'
 import type { Recipe } from '../recipe/recipe.ts'
 import type { Base } from './begin-from.ts'
 import type { BuildScope } from './build-template.ts'
 import { type BuildMachine, startMachine } from './machine.ts'
+import { recordPrefetch } from './record-prefetch.ts'
 import { waitUntilReady } from './wait-until-ready.ts'
 
 export interface SaveOptions extends BuildScope {
@@ -30,7 +33,7 @@ export async function saveTemplate(options: SaveOptions): Promise<Manifest> {
   const command = startCommand(recipe.start, base)
   const started = command === undefined ? undefined : await start(options, guest, command)
   await waitUntilReady({ ...options, guest, started })
-  return store(options, guest)
+  return await store(options, guest)
 }
 
 /** What is to be started; undefined for nothing. */
@@ -71,46 +74,92 @@ async function start(
 
 /**
  * The order matters: nothing is under way when everything stops; the disk's last writes are out before memory is taken;
- * both are of the one instant in which the machine stands still.
+ * both are of the one instant in which the machine stands still. It stands still to the end, so that it can be stored a
+ * second time with what a clone of the first was seen to need.
  */
-async function store(options: SaveOptions, { vm, channel, disk, directory, memory }: BuildMachine): Promise<Manifest> {
-  const { parts, build, template, machine, defaults, layer, report, signal } = options
-  const { blocks, clock, vmm } = parts
-  const capture = `c-${build}`
-  const devices = join(directory, 'devices')
+async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifest> {
+  const { parts, build, report, signal } = options
+  const { blocks } = parts
+  const { vm, channel, disk, directory } = guest
   report('save', 'saving the template')
   await channel.shrink({ signal })
   await channel.freeze({ sync: true, signal })
-  const { agentVersion, nextToken } = channel
+  const { agentVersion, nextToken: token } = channel
   await channel.quiesce({ signal })
   await vm.stop()
+  const devices = join(directory, 'devices')
   await vm.saveDevices(devices)
-  const size = machine.memoryMiB * 2 ** 20
-  await blocks.ask('captureMemory', { capture, pid: vm.pid, path: memory, build: null, size }, { signal })
+  const { epoch } = await blocks.ask('cutDisk', { name: disk }, { signal })
+  const still = { ...options, guest, devices, epoch, agentVersion, token }
+  const trial = BuildId.parse(encodeId(parts.random.bytes(10)))
+  const trialName = `layer/trial-${build}`
+  const first = await storeStill({ ...still, id: trial, reason: 'layer', reference: trialName, prefetch: [] })
+  const prefetch = await tryOut(options, { trial, token }).finally(() =>
+    blocks.ask('deleteReference', { name: trialName }, { signal: AbortSignal.timeout(30_000) }).catch(() => {}),
+  )
+  const reference = `build/${build}`
+  const { addedBytes } = await storeStill({ ...still, id: build, reason: 'template', reference, prefetch })
+  report('save', `saved as ${build}, ${formatSize(first.addedBytes + addedBytes)} new`)
+  return (await blocks.ask('manifest', { build }, { signal })).manifest
+}
+
+const trialMs = 120_000
+
+/** Starts a sandbox of what was saved. One that cannot be started is no template. */
+async function tryOut(
+  { parts, build, machine, recipe, defaults, report, signal }: SaveOptions,
+  { trial, token }: { trial: BuildId; token: string },
+): Promise<number[]> {
+  report('save', 'trying a sandbox of it')
+  using limit = deadline(parts.clock, trialMs, signal)
   try {
-    const { epoch } = await blocks.ask('cutDisk', { name: disk }, { signal })
-    const { compat } = await vmm.facts()
-    const { addedBytes } = await blocks.ask(
+    return await recordPrefetch(parts, {
+      ...{ build: trial, token, machine, name: `p-${build}`, surroundings: defaults, signal: limit.signal },
+      command: recipe.ready?.command,
+    })
+  } catch (error) {
+    signal.throwIfAborted()
+    const why = limit.signal.aborted ? `it did not answer within ${trialMs / 1000} s` : Fault.from(error).message
+    throw new Fault('unavailable', `no sandbox can be started from what was saved: ${why}`, { cause: error })
+  }
+}
+
+interface Still extends SaveOptions {
+  guest: BuildMachine
+  devices: string
+  epoch: number
+  agentVersion: string
+  token: string
+  id: BuildId
+  reason: 'layer' | 'template'
+  reference: string
+  prefetch: number[]
+}
+
+/** Stores the machine as it stands still. Fails without a name or with nothing. */
+async function storeStill(options: Still): Promise<{ addedBytes: number }> {
+  const { parts, guest, machine, layer, defaults, id, reason, reference, prefetch, signal } = options
+  const { devices, epoch, agentVersion, token } = options
+  const { blocks, clock, vmm } = parts
+  const capture = `c-${id}`
+  const size = machine.memoryMiB * 2 ** 20
+  const { compat } = await vmm.facts()
+  try {
+    const { pid } = guest.vm
+    await blocks.ask('captureMemory', { capture, pid, path: guest.memory, build: null, size }, { signal })
+    return await blocks.ask(
       'store',
       {
-        build,
-        reason: 'template',
-        parent: layer,
-        createdAt: clock.now(),
-        machine,
-        defaults,
-        disk: { name: disk, epoch },
-        snapshot: { capture, devices, compat, guestAgent: agentVersion, channelToken: nextToken },
-        reference: `template/${template}/${build}`,
+        ...{ build: id, reason, parent: layer, createdAt: clock.now(), machine, defaults, reference },
+        disk: { name: guest.disk, epoch },
+        snapshot: { capture, devices, compat, guestAgent: agentVersion, channelToken: token, prefetch },
       },
       { signal },
     )
-    report('save', `saved as ${build}, ${(addedBytes / 2 ** 20).toFixed(1)} MiB new`)
   } catch (error) {
     const late = { signal: AbortSignal.timeout(30_000) }
     await blocks.ask('dropCapture', { capture }, late).catch(() => {})
-    await blocks.ask('deleteReference', { name: `template/${template}/${build}` }, late).catch(() => {})
+    await blocks.ask('deleteReference', { name: reference }, late).catch(() => {})
     throw error
   }
-  return (await blocks.ask('manifest', { build }, { signal })).manifest
 }

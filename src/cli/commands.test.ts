@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '../model/fault.ts'
 import { encodeFrame, frame } from '../wire/frames.ts'
@@ -280,6 +283,56 @@ test('a command run once passes on its output and its exit code', async () => {
   assert.deepEqual(spec?.tasks.main.command, ['sh', '-c', 'x'])
 })
 
+test('a script of this directory travels with the job, and mistakes about it are told at once', async (t) => {
+  let task: { command: string[]; templates: { content: string; to: string; mode: string }[] } | undefined
+  const once: Answers = {
+    'PUT /v1/jobs/mine': ({ body }) => {
+      task = JSON.parse(body ?? '').spec.tasks.main
+      return { job: 'mine', version: 1, index: 5, changed: true }
+    },
+  }
+  const directory = await mkdtemp(join(tmpdir(), 'tutti-script-'))
+  t.after(() => rm(directory, { recursive: true }))
+  const path = (name: string) => relative(process.cwd(), join(directory, name))
+  const text = '#!/bin/sh\necho "$HOME ${HOME} $${x}"\n'
+  await writeFile(join(directory, 'build.sh'), text, { mode: 0o755 })
+  await writeFile(join(directory, 'plain.sh'), text, { mode: 0o644 })
+  await writeFile(join(directory, 'program'), Buffer.of(0x7f, 0xff, 0xfe), { mode: 0o755 })
+  await using shell = await testCli({ answers: once })
+  const run = (word: string) => shell.run('run', '--driver', 'process', '--name', 'mine', '-d', '--', word, 'a')
+  assert.equal((await run(path('build.sh'))).code, 0)
+  assert.deepEqual(task?.command, ['local/build.sh', 'a'])
+  const [template] = task?.templates ?? []
+  assert.equal(template?.mode, '0755')
+  assert.equal(template?.content, '#!/bin/sh\necho "$HOME $${HOME} $$${x}"\n')
+  for (const [name, sentence] of [
+    ['plain.sh', /plain\.sh" is not executable; chmod \+x would help/],
+    ['program', /cannot travel with the job/],
+    ['nothing', /cannot read .*nothing: there is no such file here/],
+  ] as const) {
+    const { code, err } = await run(path(name))
+    assert.equal(code, 2)
+    assert.match(err, sentence)
+  }
+})
+
+test('a command that nobody waits for any more does not run later', async () => {
+  let stopped = 0
+  const never: Answers = {
+    'PUT /v1/jobs/mine': () => ({ job: 'mine', version: 1, index: 5, changed: true }),
+    'GET /v1/watch': () => watched([{ table: 'jobs', key: 'mine', row: { ...job, name: 'mine' } }]),
+    'POST /v1/jobs/mine/stop': () => {
+      stopped += 1
+      return { job: 'mine', index: 6 }
+    },
+  }
+  await using shell = await testCli({ answers: never })
+  const { code, err } = await shell.run('run', '--driver', 'process', '--name', 'mine', '--wait', '50ms', '--', 'true')
+  assert.equal(code, 125)
+  assert.equal(stopped, 1)
+  assert.match(err, /it is stopped, so that it does not run later\ntutti: waited 50ms in vain: mine: /)
+})
+
 test('when Tutti fails rather than the command, the exit code is 125', async () => {
   await using shell = await testCli({ answers: {} })
   const { code, err } = await shell.run('run', '--driver', 'process', '--', 'true')
@@ -319,6 +372,6 @@ test('run waits until every copy is healthy, and says when the wait is over', as
   assert.equal(late.code, 1)
   assert.match(
     late.err,
-    /job "web" is not there after 100ms: web: 1 of 2 healthy, 1 preparing, pulling; "tutti status web" says more/,
+    /waited 100ms in vain: web: 1 of 2 healthy, 1 preparing, pulling; "tutti status web" says more/,
   )
 })

@@ -74,13 +74,14 @@ test('a damaged file is said, and kept as it is', () =>
 test('files go where the platform wants them', () => {
   const at = (os: string, env: Record<string, string>, root = false) => findHome({ os, env, home: '/h', root })
   assert.deepEqual(at('linux', {}), {
-    contextsFile: '/h/.config/tutti/contexts.json',
+    contextsFile: '/h/.local/state/tutti/contexts.json',
     serverData: '/h/.local/state/tutti/server',
     agentData: '/h/.local/state/tutti/agent',
     cache: '/h/.cache/tutti',
   })
-  assert.equal(at('linux', { XDG_CONFIG_HOME: '/c' }).contextsFile, '/c/tutti/contexts.json')
+  assert.equal(at('linux', { XDG_STATE_HOME: '/s' }).contextsFile, '/s/tutti/contexts.json')
   assert.equal(at('linux', {}, true).agentData, '/var/lib/tutti/agent')
+  assert.equal(at('linux', {}, true).contextsFile, '/var/lib/tutti/contexts.json')
   assert.equal(at('darwin', {}).contextsFile, '/h/Library/Application Support/tutti/contexts.json')
   assert.equal(at('darwin', { TUTTI_HOME: '/x' }).serverData, '/x/server')
 })

@@ -17,8 +17,9 @@ export interface Home {
 export const defaultPort = 7447
 
 /**
- * `$TUTTI_HOME` holds everything when it is set, so that a whole cluster can live in one directory. Otherwise the places
- * that the platform has for such files: XDG directories on Linux, the Library on macOS, /var/lib for root.
+ * One directory holds everything: `$TUTTI_HOME`, otherwise where the platform has state: XDG's place on Linux, /var/lib
+ * for root, the Library on macOS. Contexts lie there too, so that whoever has the state finds the control plane, whatever
+ * HOME is at the moment. Only what can be made again is elsewhere.
  */
 export function findHome(options: HomeOptions = {}): Home {
   const { env = process.env, os = platform(), home = homedir(), root = process.getuid?.() === 0 } = options
@@ -27,14 +28,8 @@ export function findHome(options: HomeOptions = {}): Home {
     const support = join(home, 'Library', 'Application Support', 'tutti')
     return { ...inDirectory(support), cache: join(home, 'Library', 'Caches', 'tutti') }
   }
-  const config = env.XDG_CONFIG_HOME || join(home, '.config')
   const state = root ? '/var/lib' : env.XDG_STATE_HOME || join(home, '.local', 'state')
-  return {
-    contextsFile: join(config, 'tutti', 'contexts.json'),
-    serverData: join(state, 'tutti', 'server'),
-    agentData: join(state, 'tutti', 'agent'),
-    cache: join(env.XDG_CACHE_HOME || join(home, '.cache'), 'tutti'),
-  }
+  return { ...inDirectory(join(state, 'tutti')), cache: join(env.XDG_CACHE_HOME || join(home, '.cache'), 'tutti') }
 }
 
 export interface HomeOptions {

@@ -82,6 +82,13 @@ async function followOutput(
     started = [...view.allocations.values()].find(({ phase }) => phase !== 'pending' && phase !== 'preparing')
     const isOver = !view.job || (view.job.stopped && ![...view.allocations.values()].some(isLive))
     return started !== undefined || isOver
+  }).catch(async (error: unknown) => {
+    // What nobody waits for any more must not run by surprise, hours later.
+    await client.stopJob({ job }).then(
+      () => shown.say(`${job}: it is stopped, so that it does not run later`, 'busy'),
+      () => {},
+    )
+    throw error
   })
   if (!started) return undefined
   const { id } = started

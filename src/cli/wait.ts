@@ -82,7 +82,7 @@ export async function followJob(
   cli.signal.throwIfAborted()
   throw new Fault(
     'exhausted',
-    `job "${job}" is not there after ${formatDuration(withinMs)}: ${howFar(view)}; "tutti status ${job}" says more`,
+    `waited ${formatDuration(withinMs)} in vain: ${howFar(view)}; "tutti status ${job}" says more`,
   )
 }
 
@@ -104,8 +104,16 @@ function put<T>(rows: Map<string, T>, key: string, row: T | null): void {
   else rows.set(key, row)
 }
 
-function sayEvent(shown: Progress, { level, message, allocation }: PublicEvent): void {
-  if (level === 'info') return
+/** What another event says as well, with what is done about it. */
+const saidElsewhere: ReadonlySet<string> = new Set([
+  'task.prepare-failed',
+  'task.start-failed',
+  'task.exited',
+  'task.failed',
+])
+
+function sayEvent(shown: Progress, { level, kind, message, allocation }: PublicEvent): void {
+  if (level === 'info' || saidElsewhere.has(kind)) return
   shown.say(allocation ? `${allocation}: ${message}` : message, level === 'error' ? 'bad' : 'busy')
 }
 

@@ -8,6 +8,7 @@ import type { FileEvent } from '../model/guest.ts'
 import { readBuildLog } from './build-log.ts'
 import { type ExecOptions, type Execution, openExecution, type SandboxExecOptions } from './exec.ts'
 import { openForward } from './forward.ts'
+import { KeptSockets } from './kept-sockets.ts'
 import { type LogChunk, readLogs } from './logs.ts'
 import { type NodeTransportOptions, nodeTransport } from './node-transport.ts'
 import { expectStream, readJson, readText } from './read-reply.ts'
@@ -101,10 +102,11 @@ export function createClient(options: ClientOptions): Client {
   const calls = names
     .filter((name) => !('stream' in routes[name]) && !('upload' in routes[name]))
     .map((name) => [name, (input?: Values, call?: CallOptions) => callOne(transport, options, name, input, call)])
+  const sockets = new KeptSockets(transport)
   const streams: Streams = {
     logs: (input, call) => readLogs(transport, pathOf('allocationLogs', input), input.stream ?? 'both', call),
     watch: (input, call) => watch(transport, options.clock, (from) => pathOf('watch', { ...input, from }), call),
-    exec: (input, request, call) => openExecution(transport, pathOf('execAllocation', input), request, call),
+    exec: (input, request, call) => openExecution(sockets, pathOf('execAllocation', input), request, call),
     metrics: async (call) => {
       const reply = await transport.request({
         method: 'GET',
@@ -114,7 +116,7 @@ export function createClient(options: ClientOptions): Client {
       })
       return readText(await expectStream(reply))
     },
-    execSandbox: (input, request, call) => openExecution(transport, pathOf('execSandbox', input), request, call),
+    execSandbox: (input, request, call) => openExecution(sockets, pathOf('execSandbox', input), request, call),
     forwardSandbox: (input, call) => openForward(transport, pathOf('forwardSandbox', input), call),
     sandboxConsole: async (input, call) => readText(await bytes(transport, 'sandboxConsole', input, call)),
     readSandboxFile: (input, call) => bytes(transport, 'readSandboxFile', input, call),
@@ -130,7 +132,10 @@ export function createClient(options: ClientOptions): Client {
   // The mapped type above says what these are; building them from the table is what makes that true.
   return Object.assign(Object.fromEntries(calls), streams, {
     url: transport.url,
-    [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      sockets[Symbol.dispose]()
+      await transport[Symbol.asyncDispose]()
+    },
   }) as Client
 }
 

@@ -115,3 +115,42 @@ test('a connection that breaks is an error of the command, not an end', async ()
   assert.equal(await text(execution.stdout), 'half')
   await assert.rejects(execution.exited, { code: 'unavailable' })
 })
+
+test('commands one after the other share a connection, as long as the server keeps it', async () => {
+  let close = () => {}
+  let lateFrames = 0
+  await using server = await testServer({
+    socket: (socket) => {
+      close = () => socket.close(1000)
+      socket.on('message', (data: Buffer, isBinary: boolean) => {
+        if (isBinary) {
+          lateFrames += 1
+          return
+        }
+        const { command } = JSON.parse(data.toString()) as { command: string[] }
+        socket.send(JSON.stringify({ ok: true }))
+        socket.send(message(frame.stdout, command.join(' ')))
+        socket.send(message(frame.exit, '{"code":3}'))
+      })
+    },
+  })
+  await using client = connect(server)
+  const run = async (word: string) => {
+    const execution = await client.exec({ allocation: 'abc' }, { command: [word] })
+    assert.equal(await text(execution.stdout), word)
+    assert.equal(await text(execution.stderr), '')
+    assert.deepEqual(await execution.exited, { code: 3 })
+    return execution
+  }
+  const first = await run('one')
+  first.stdin.end('too late')
+  first.kill('SIGTERM')
+  await run('two')
+  assert.equal(server.connections(), 1)
+  assert.equal(lateFrames, 0)
+  close()
+  await run('three')
+  assert.equal(server.connections(), 2)
+  // Together they need one each, and none hears of the other.
+  await Promise.all(['four', 'five', 'six'].map(run))
+})

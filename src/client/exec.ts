@@ -5,9 +5,10 @@ import type { ExecRequest } from '../contract/allocation.ts'
 import type { SandboxExecRequest } from '../contract/sandbox.ts'
 import { Fault } from '../model/fault.ts'
 import { type FrameKind, frame } from '../wire/frames.ts'
+import type { KeptSockets } from './kept-sockets.ts'
 import { parseFault } from './logs.ts'
 import { toFault } from './read-reply.ts'
-import type { Transport } from './transport.ts'
+import type { TransportSocket } from './transport.ts'
 
 export type ExecOptions = z.input<typeof ExecRequest>
 export type SandboxExecOptions = z.input<typeof SandboxExecRequest>
@@ -32,80 +33,126 @@ export interface Execution {
 const maxChunk = 64 * 1024
 
 export async function openExecution(
-  transport: Transport,
+  sockets: KeptSockets,
   path: string,
   request: ExecOptions | SandboxExecOptions,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Execution> {
-  const socket = await transport.socket(path, { signal })
+  for (;;) {
+    const taken = await sockets.take(path, { signal })
+    const { isOutdated, execution } = await begin(taken, request, { signal, done: () => sockets.giveBack(path, taken) })
+    if (execution) return execution
+    if (taken.isFresh || !isOutdated) throw new Fault('unavailable', closedEarly)
+  }
+}
+
+interface Begun {
+  execution?: Execution
+  /** The server had closed the socket before it could have read the request. */
+  isOutdated?: boolean
+}
+
+async function begin(
+  { socket }: TransportSocket,
+  request: ExecOptions | SandboxExecOptions,
+  { signal, done }: { signal: AbortSignal | undefined; done: () => void },
+): Promise<Begun> {
   const exited = Promise.withResolvers<{ code: number }>()
   // Somebody who only reads the output need not look at the exit.
   exited.promise.catch(() => {})
-  const started = Promise.withResolvers<void>()
-  const stdout = output(socket)
-  const stderr = output(socket)
-  const fail = (error: unknown) => {
-    started.reject(error)
-    exited.reject(error)
+  const started = Promise.withResolvers<Begun>()
+  const line: Line = { socket, isOver: false }
+  const stdout = output(line)
+  const stderr = output(line)
+  const finish = () => {
+    line.isOver = true
+    signal?.removeEventListener('abort', onAbort)
+    socket.off('message', onMessage).off('error', onError).off('close', onClose)
     stdout.push(null)
     stderr.push(null)
-    socket.close()
   }
-  signal?.addEventListener('abort', () => socket.terminate(), { once: true })
-  socket.on('message', (data: RawData, isBinary: boolean) => {
+  const fail = (error: unknown) => {
+    if (line.isOver) return
+    finish()
+    // What comes of closing it is nobody's business any more.
+    socket.on('error', () => {})
+    socket.close()
+    started.reject(error)
+    exited.reject(error)
+  }
+  const onAbort = () => socket.terminate()
+  const onMessage = (data: RawData, isBinary: boolean) => {
     const bytes = toBuffer(data)
     if (!isBinary) {
       const fault = refusal(bytes)
-      return fault ? fail(fault) : started.resolve()
+      return fault ? fail(fault) : started.resolve({ execution })
     }
     const payload = bytes.subarray(1)
     if (bytes[0] === frame.stdout) keep(socket, stdout, payload)
     else if (bytes[0] === frame.stderr) keep(socket, stderr, payload)
     else if (bytes[0] === frame.fault) fail(parseFault(payload))
-    else if (bytes[0] === frame.exit) exited.resolve(parseExit(payload))
-  })
-  socket.on('error', (cause) => fail(new Fault('unavailable', 'the connection to the command broke', { cause })))
-  socket.on('close', () => fail(signal?.aborted ? signal.reason : new Fault('unavailable', closedEarly)))
-  socket.send(JSON.stringify(request))
-  await started.promise
-  return {
-    stdin: input(socket),
+    else if (bytes[0] === frame.exit) {
+      finish()
+      done()
+      exited.resolve(parseExit(payload))
+    }
+  }
+  const onError = (cause: Error) => fail(new Fault('unavailable', 'the connection to the command broke', { cause }))
+  const onClose = (code: number) => {
+    // In good order and without an answer: it had waited for a request for too long.
+    if (code === normalClosure) started.resolve({ isOutdated: true })
+    fail(signal?.aborted ? signal.reason : new Fault('unavailable', closedEarly))
+  }
+  const execution: Execution = {
+    stdin: input(line),
     stdout,
     stderr,
-    resize: (size) => post(socket, frame.resize, JSON.stringify(size)),
-    kill: (name) => post(socket, frame.signal, name),
-    close: () => socket.close(),
+    resize: (size) => post(line, frame.resize, JSON.stringify(size)),
+    kill: (name) => post(line, frame.signal, name),
+    close: () => void (line.isOver || socket.close()),
     exited: exited.promise,
   }
+  signal?.addEventListener('abort', onAbort, { once: true })
+  socket.on('message', onMessage).on('error', onError).on('close', onClose)
+  socket.send(JSON.stringify({ ...request, keep: true }))
+  return started.promise
 }
 
+/** What an execution may still do to a socket that goes on to others: once it is over, nothing. */
+interface Line {
+  readonly socket: WebSocket
+  isOver: boolean
+}
+
+/** RFC 6455, 7.4.1. */
+const normalClosure = 1000
 const closedEarly = 'the connection to the command was closed before the command ended'
 
 /** A slow reader pauses the connection, and with it the command. */
-function output(socket: WebSocket): Readable {
-  return new Readable({ highWaterMark: 256 * 1024, read: () => socket.resume() })
+function output(line: Line): Readable {
+  return new Readable({ highWaterMark: 256 * 1024, read: () => void (line.isOver || line.socket.resume()) })
 }
 
 function keep(socket: WebSocket, stream: Readable, payload: Buffer): void {
   if (!stream.readableEnded && !stream.push(payload)) socket.pause()
 }
 
-function input(socket: WebSocket): Writable {
+function input(line: Line): Writable {
   return new Writable({
     write: (chunk: Buffer, _encoding, done) => {
       for (let at = 0; at < chunk.length; at += maxChunk) {
         const part = chunk.subarray(at, at + maxChunk)
-        post(socket, frame.stdin, part, at + maxChunk >= chunk.length ? () => done() : undefined)
+        post(line, frame.stdin, part, at + maxChunk >= chunk.length ? () => done() : undefined)
       }
       if (chunk.length === 0) done()
     },
-    final: (done) => post(socket, frame.stdinEnd, '', () => done()),
+    final: (done) => post(line, frame.stdinEnd, '', () => done()),
   })
 }
 
 /** What cannot be sent because the command has ended is dropped, as on a closed pipe. */
-function post(socket: WebSocket, kind: FrameKind, payload: Buffer | string, done?: () => void): void {
-  if (socket.readyState !== socket.OPEN) done?.()
+function post({ socket, isOver }: Line, kind: FrameKind, payload: Buffer | string, done?: () => void): void {
+  if (isOver || socket.readyState !== socket.OPEN) done?.()
   else socket.send(Buffer.concat([Buffer.of(kind), Buffer.from(payload)]), { binary: true }, () => done?.())
 }
 

@@ -12,7 +12,7 @@ export async function openForward(
   path: string,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Duplex> {
-  const socket = await transport.socket(path, { signal })
+  const { socket } = await transport.socket(path, { signal })
   const opened = Promise.withResolvers<void>()
   const stream = new Duplex({
     highWaterMark: 256 * 1024,

@@ -1,12 +1,11 @@
 import type { IncomingMessage } from 'node:http'
 import { Agent, request as httpsRequest } from 'node:https'
 import { pipeline } from 'node:stream'
-import type { WebSocket } from 'ws'
 import { Fault } from '../model/fault.ts'
 import { fetchAuthority, fingerprintOf } from './authority.ts'
 import { connectionFault } from './connection-fault.ts'
 import { readJson } from './read-reply.ts'
-import type { Transport, TransportReply, TransportRequest } from './transport.ts'
+import type { Transport, TransportReply, TransportRequest, TransportSocket } from './transport.ts'
 
 export interface NodeTransportOptions {
   /** Such as `https://control.example:7447`. */
@@ -137,7 +136,7 @@ async function openSocket(
   headers: Record<string, string>,
   path: string,
   signal: AbortSignal | undefined,
-): Promise<WebSocket> {
+): Promise<TransportSocket> {
   // Only ways into workloads need it.
   const { WebSocket } = await import('ws')
   signal?.throwIfAborted()
@@ -157,10 +156,15 @@ async function openSocket(
         reject,
       )
     })
+    let connection: IncomingMessage['socket'] | undefined
+    socket.once('upgrade', (response: IncomingMessage) => {
+      connection = response.socket
+    })
     socket.once('error', reject)
     socket.once('open', () => {
       socket.off('error', reject)
-      resolve(socket)
+      signal?.removeEventListener('abort', onAbort)
+      resolve({ socket, holdProcess: (hold) => void (hold ? connection?.ref() : connection?.unref()) })
     })
   })
 }

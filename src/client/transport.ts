@@ -8,7 +8,13 @@ export interface Transport extends AsyncDisposable {
   /** Rejects with a Fault `unavailable` when no answer came. Aborting `signal` ends the request and its answer. */
   request(request: TransportRequest): Promise<TransportReply>
   /** Opens a WebSocket; rejects with the Fault that the server answered. */
-  socket(path: string, options: { signal?: AbortSignal | undefined }): Promise<WebSocket>
+  socket(path: string, options: { signal?: AbortSignal | undefined }): Promise<TransportSocket>
+}
+
+export interface TransportSocket {
+  readonly socket: WebSocket
+  /** Whether the process stays alive for it, which it does at first. */
+  holdProcess(hold: boolean): void
 }
 
 export interface TransportRequest {

@@ -61,7 +61,8 @@ export type TaskStats = z.infer<typeof TaskStats>
 
 /**
  * The first message of the client on an exec WebSocket. The server's first is `ExecAnswer`; then each binary message is
- * one frame of `wire/frames.ts` without its length: a byte kind, then the payload.
+ * one frame of `wire/frames.ts` without its length: a byte kind, then the payload. With `keep`, the client may go on with
+ * another request when the frame with the exit has come.
  */
 export const ExecRequest = z
   .strictObject({
@@ -74,6 +75,9 @@ export const ExecRequest = z
       .strictObject({ columns: z.int().min(1).max(10_000), rows: z.int().min(1).max(10_000) })
       .optional()
       .meta({ description: 'Give the command a terminal of this size; stderr then comes with stdout.' }),
+    keep: z.boolean().default(false).meta({
+      description: 'Keep the socket open for another request when the command has ended.',
+    }),
   })
   .meta({ id: 'ExecRequest' })
 export type ExecRequest = z.infer<typeof ExecRequest>

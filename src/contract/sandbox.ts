@@ -108,6 +108,9 @@ export const SandboxExecRequest = z
       .optional()
       .meta({ description: 'Give the command a terminal of this size; stderr then comes with stdout.' }),
     detached: z.boolean().default(false).meta({ description: 'It goes on when the WebSocket is closed.' }),
+    keep: z.boolean().default(false).meta({
+      description: 'Keep the socket open for another request when the command has ended.',
+    }),
   })
   .meta({ id: 'SandboxExecRequest' })
 export type SandboxExecRequest = z.infer<typeof SandboxExecRequest>

@@ -9,7 +9,7 @@ import type { View } from '../store/store.ts'
 
 export function findJob(view: View, name: string): Job {
   const job = view.get('jobs', name)
-  if (!job) throw new Fault('not_found', `there is no job "${name}"; "tutti ps -a" lists what there is`)
+  if (!job) throw new Fault('not_found', `there is no job "${name}"; "tutti jobs" lists those that there are`)
   return job
 }
 

@@ -16,6 +16,7 @@ import {
   type ParsedRequest,
   type Route,
   type SocketHandler,
+  type SocketRequest,
 } from './route.ts'
 
 /** Requests larger than this are refused before they are read; a job spec is far smaller. */
@@ -131,8 +132,10 @@ function addSockets(server: Server, options: AppOptions): WebSocketServer {
         .find((entry) => entry.params !== undefined)
       if (!found) throw new Fault('not_found', `there is no WebSocket at ${url.pathname}`)
       const gone = new AbortController()
-      const parsed: ParsedRequest = {
-        caller: admit(options, found.route, request),
+      const admitAgain = () => admit(options, found.route, request)
+      const parsed: SocketRequest = {
+        caller: admitAgain(),
+        admitAgain,
         params: parse('the path', found.route.params, found.params),
         query: parse('the query', found.route.query, Object.fromEntries(url.searchParams)),
         body: undefined,
@@ -142,7 +145,9 @@ function addSockets(server: Server, options: AppOptions): WebSocketServer {
       sockets.handleUpgrade(request, socket, head, (client) => {
         client.once('close', () => gone.abort(new Error('the client has gone')))
         client.on('error', () => client.terminate())
-        found.handle(parsed, client).catch((error: unknown) => closeWithFault(options.log, client, error))
+        found.handle(parsed, client).catch((error: unknown) => {
+          if (error !== gone.signal.reason) closeWithFault(options.log, client, error)
+        })
       })
     } catch (error) {
       refuseUpgrade(socket, Fault.from(error))

@@ -26,9 +26,20 @@ export function problemOf(fault: Fault): Problem {
 
 /** What a schema objected to, as one fault that lists every mistake by its path. */
 export function faultOfZod(part: string, error: ZodError): Fault {
-  const places = error.issues.slice(0, 50).map((issue) => ({ path: issue.path.join('.'), message: issue.message }))
+  const places = error.issues.slice(0, 50).map((issue) => ({ path: issue.path.join('.'), message: sentenceOf(issue) }))
   const first = places[0]
-  const where = first?.path ? `${part} ${first.path}` : part
+  const where = first?.path ? `"${first.path}" in ${part}` : part
   const more = places.length > 1 ? ` (and ${places.length - 1} more)` : ''
   return new Fault('invalid', `${where}: ${first?.message ?? 'is not valid'}${more}`, { places })
+}
+
+/** The schemas' own messages are for people; of zod's, those that people meet are put into words. */
+function sentenceOf(issue: ZodError['issues'][number]): string {
+  if (issue.code === 'invalid_value') return `it must be ${oneOf(issue.values.map(String))}`
+  if (issue.code === 'unrecognized_keys') return `nothing is known of ${issue.keys.map((key) => `"${key}"`).join(', ')}`
+  return issue.message
+}
+
+function oneOf(words: readonly string[]): string {
+  return words.length === 1 ? `"${words[0]}"` : `one of ${words.join(', ')}`
 }

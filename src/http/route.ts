@@ -37,7 +37,12 @@ export interface ParsedRequest {
 }
 
 export type Handler = (request: ParsedRequest) => Promise<unknown>
-export type SocketHandler = (request: ParsedRequest, socket: WebSocket) => Promise<void>
+export type SocketHandler = (request: SocketRequest, socket: WebSocket) => Promise<void>
+
+export interface SocketRequest extends ParsedRequest {
+  /** Asks once more who this is and whether they may: a socket may outlive its token. Throws as at the first time. */
+  admitAgain(): Caller
+}
 
 /** A handler returns one of these where the answer is a stream. */
 export class OctetAnswer {

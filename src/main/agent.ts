@@ -9,9 +9,11 @@ import type { Driver } from '../drivers/driver.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Log } from '../kit/log.ts'
 import type { Random } from '../kit/random.ts'
+import { Wakeup } from '../kit/wakeup.ts'
 import { dialControl } from '../wire/http2/agent-side.ts'
 import type { NodeIdentity } from './identity.ts'
 import { keepRenewed } from './join.ts'
+import { offerSandboxes } from './sandboxes/offer.ts'
 import { version } from './version.ts'
 
 /** What the owner of a node offers and allows. */
@@ -30,6 +32,7 @@ export interface NodeAgentOptions {
   directory: string
   drivers: readonly Driver[]
   offer: NodeOffer
+  env: Readonly<Record<string, string | undefined>>
   clock: Clock
   random: Random
   log: Log
@@ -46,6 +49,9 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<AsyncDi
     volumes: Object.keys(offer.volumes),
     address: ownAddress(identity),
   }
+  const newFacts = new Wakeup()
+  const sandboxes = await offerSandboxes({ directory, env: options.env, clock, random, log, newFacts })
+  const sources = [...drivers, { name: 'sandbox', facts: () => sandboxes.facts() }]
   const agent = await startAgent({
     clock,
     random,
@@ -53,10 +59,12 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<AsyncDi
     ledger: SqliteLedger.open(join(directory, 'ledger.db'), { now: clock.now() }),
     workspace: openWorkspace({ root: directory, volumes: offer.volumes, hostPaths: [...offer.hostPaths], clock }),
     drivers,
+    sandboxes,
+    newFacts,
     probe: netProbe,
     node: { id: identity.node, name: identity.name, labels: offer.labels },
     imageBudget: await usualImageBudget(directory),
-    facts: () => machineFacts({ clock, root: directory, drivers, version, ...offered }),
+    facts: () => machineFacts({ clock, root: directory, drivers: sources, version, ...offered }),
     dial: ({ services, signal: until }) =>
       dialControl({ address: identity.address, identity, services, clock, log, signal: until }),
   })
@@ -75,6 +83,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<AsyncDi
     [Symbol.asyncDispose]: async () => {
       ending.abort(new Error('the agent is ending'))
       await agent.close()
+      await sandboxes[Symbol.asyncDispose]()
     },
   }
 }

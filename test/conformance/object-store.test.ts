@@ -2,7 +2,20 @@ import assert from 'node:assert/strict'
 import { mkdir } from 'node:fs/promises'
 import { after, before, test } from 'node:test'
 import { openObjects } from '../../src/blocks/objects/open.ts'
-import { temporaryDirectory } from '../../src/blocks/testing.ts'
+import { collect } from '../../src/blocks/operations/collect.ts'
+import { copyBuild } from '../../src/blocks/operations/copy.ts'
+import { listBuilds } from '../../src/blocks/operations/list.ts'
+import { readBuilds } from '../../src/blocks/operations/source.ts'
+import { verify } from '../../src/blocks/operations/verify.ts'
+import {
+  fresh,
+  openTestStore,
+  readDisk,
+  storeBuild,
+  temporaryDirectory,
+  testBuildId,
+} from '../../src/blocks/testing.ts'
+import { systemClock } from '../../src/kit/system-clock.ts'
 import { systemRandom } from '../../src/kit/system-random.ts'
 import { type GcsServer, startGcs } from '../fixtures/gcs.ts'
 import { type S3Server, s3Credentials, startS3 } from '../fixtures/s3.ts'
@@ -42,6 +55,37 @@ testObjectStore('gs', async () => ({
   objects: await openObjects(`gs://${gcs.bucket}/p${++prefixes}?endpoint=${gcs.endpoint}`, { random }),
   ...noop,
 }))
+
+test('a build in a bucket is copied there, read through, verified and collected', async () => {
+  for (const [scheme, { bucket, endpoint }] of [
+    ['s3', s3],
+    ['gs', gcs],
+  ] as const) {
+    await using here = await temporaryDirectory()
+    await using elsewhere = await temporaryDirectory()
+    const objects = await openObjects(`${scheme}://${bucket}/builds-${scheme}?endpoint=${endpoint}`, { random })
+    const content = fresh(random, 3_000_000)
+    const [id, other] = [testBuildId('bucket'), testBuildId('other')]
+    {
+      await using store = await openTestStore(here.path)
+      const parent = await storeBuild(store, id, content)
+      await storeBuild(store, other, content.subarray(0, 2_000_000), { parent })
+      for (const build of [id, other])
+        await copyBuild(readBuilds(store.objects), objects, build, { reference: `template/${build}` })
+    }
+    await using store = await openTestStore(elsewhere.path, { upstream: objects })
+    assert.equal(await store.reference(`template/${id}`), id)
+    assert.ok((await readDisk(store, id)).equals(content))
+    assert.deepEqual((await verify(readBuilds(objects))).problems, [])
+    await objects.delete(`refs/template/${id}.json`)
+    for (let round = 0; round < 2; round++) await collect(objects, { clock: systemClock, graceMs: -60_000 })
+    assert.deepEqual(
+      (await listBuilds(objects)).builds.map((build) => build.id),
+      [other],
+    )
+    assert.deepEqual((await verify(readBuilds(objects))).problems, [])
+  }
+})
 
 test('a server that is not there is unavailable', async () => {
   for (const scheme of ['s3', 'gs']) {

@@ -2,22 +2,21 @@ import assert from 'node:assert/strict'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../../src/model/fault.ts'
-import type { Vmm } from '../../src/vmm/vmm.ts'
-import { Machines, type Snapshot, say, until, writeIntoMapping } from '../fixtures/machines.ts'
+import { isAlive, markOf } from '../../src/vmm/process-mark.ts'
+import { Machines, type MachinesOptions, type Snapshot, say, until, writeIntoMapping } from '../fixtures/machines.ts'
 
-export interface VmmConformanceOptions {
-  makeVmm: (directory: string) => Vmm
-  /** What machines boot from, when not the small guest of the tests. */
-  guest?: (directory: string) => Promise<{ kernel: string; initrd: string }>
-  /** Memory files of one size only. */
+export interface VmmConformanceOptions extends MachinesOptions {
+  /** Why none of it can run here. */
   skip?: string | undefined
   /** False: what runs is not a process that maps memory. */
   mapsMemory?: boolean
 }
 
 /** What every VMM promises, as a test suite. Two machines at most live at a time. */
-export function vmmConformance(name: string, { makeVmm, guest, skip, mapsMemory = true }: VmmConformanceOptions): void {
+export function vmmConformance(name: string, options: VmmConformanceOptions): void {
+  const { makeVmm, skip, mapsMemory = true } = options
   if (skip !== undefined) {
     test(`VMM ${name}: skipped, ${skip}`, { skip }, () => {})
     return
@@ -26,10 +25,10 @@ export function vmmConformance(name: string, { makeVmm, guest, skip, mapsMemory 
     let machines: Machines
     let template: Snapshot
     before(async () => {
-      machines = await Machines.open(makeVmm, guest)
+      machines = await Machines.open(options)
       template = await machines.template('hello', 'set of the template')
     })
-    after(() => machines[Symbol.asyncDispose]())
+    after(() => machines?.[Symbol.asyncDispose]())
 
     test('says what it can do here, and what a snapshot must agree with', async () => {
       const facts = await machines.vmm.facts()
@@ -91,13 +90,9 @@ export function vmmConformance(name: string, { makeVmm, guest, skip, mapsMemory 
     test('a stopped machine stands still, and goes on where it was', async () => {
       const vm = await machines.start(template)
       await vm.stop()
-      let answered = false
-      const answer = say(vm, 'hello').then((text) => {
-        answered = true
-        return text
-      })
-      await new Promise((resolve) => setTimeout(resolve, 200))
-      assert.equal(answered, false)
+      const answer = say(vm, 'hello')
+      const first = await Promise.race([answer, sleep(200, 'nothing')])
+      assert.equal(first, 'nothing')
       await vm.resume()
       assert.equal(await answer, 'hello')
       await vm.kill()
@@ -116,9 +111,13 @@ export function vmmConformance(name: string, { makeVmm, guest, skip, mapsMemory 
 
     test('changed pages can be put in place before the devices are loaded', { skip: !mapsMemory }, async () => {
       const original = await readFile(template.memory)
-      const at = original.indexOf('of the template')
-      assert.ok(at > 0)
-      const beforeLoad = (pid: number) => writeIntoMapping(pid, template.memory, at, Buffer.from('of THE'))
+      const places: number[] = []
+      for (let at = original.indexOf('of the template'); at >= 0; at = original.indexOf('of the template', at + 1))
+        places.push(at)
+      assert.ok(places.length > 0)
+      const beforeLoad = async (pid: number) => {
+        for (const at of places) await writeIntoMapping(pid, template.memory, at, Buffer.from('of THE'))
+      }
       const vm = await machines.start(template, { beforeLoad })
       assert.equal(await say(vm, 'get'), 'of THE template')
       await vm.kill()
@@ -220,10 +219,6 @@ function isFault(code: string) {
 }
 
 function isThere(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
+  const mark = markOf(pid)
+  return mark !== undefined && isAlive(mark)
 }

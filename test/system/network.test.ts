@@ -8,8 +8,10 @@ import { silentLog } from '../../src/kit/log.ts'
 import { systemClock as clock } from '../../src/kit/system-clock.ts'
 import { systemRandom as random } from '../../src/kit/system-random.ts'
 import type { Egress } from '../../src/model/sandbox.ts'
+import { chooseNetwork } from '../../src/sandboxes/network/choose.ts'
 import { openNamespaceNetwork } from '../../src/sandboxes/network/namespace/namespace.ts'
-import type { Denial, SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts'
+import type { SandboxLink, SandboxNetwork } from '../../src/sandboxes/network.ts'
+import { type Hears, listenTo } from '../fixtures/network/hearing.ts'
 import { onOwnMachine } from '../fixtures/network/machine.ts'
 import { openWorld, outside, type Peer, plugIn, sh } from '../fixtures/network/world.ts'
 
@@ -158,6 +160,22 @@ check('an agent that comes back finds its sandboxes as they were', async (rig) =
   await link.close()
 })
 
+check('what a killed agent left without a note is swept away, and a filter in the way is named', async (rig) => {
+  await rig.network.open('unnoted000000000', { signal })
+  await rig.forget('unnoted000000000')
+  await rig.restart()
+  await rig.network.reclaim(new Set())
+  assert.doesNotMatch(await sh('ip netns list; ip -br link'), /tutti-|ttn/)
+  assert.deepEqual(await chooseNetwork(), { kind: 'namespace' })
+  await sh(
+    "nft 'add table ip docker; add chain ip docker FORWARD { type filter hook forward priority 0; policy drop; }'",
+  )
+  const { kind, reason } = await chooseNetwork()
+  await sh('nft delete table ip docker')
+  assert.equal(kind, 'namespace')
+  assert.match(reason ?? '', /table ip docker, chain FORWARD drops forwarded packets/)
+})
+
 check('what no sandbox holds is removed, and twenty places at once leave nothing', async (rig) => {
   const ids = Array.from({ length: 20 }, (_, n) => `many${String(n).padStart(12, '0')}`)
   const links = await Promise.all(ids.map((id) => rig.network.open(id, { signal })))
@@ -179,6 +197,8 @@ interface Rig {
   world: Peer
   readonly network: SandboxNetwork & AsyncDisposable
   restart(): Promise<void>
+  /** As if it had been killed before it wrote down that it has a place. */
+  forget(id: string): Promise<void>
   guest(id: string, egress?: Egress): Promise<Guest>
 }
 
@@ -190,7 +210,7 @@ interface Guest {
   http(address: string, host: string): Promise<string>
   dns(name: string): Promise<string>
   dnsTcp(name: string): Promise<string>
-  hears(expected: { destination: string; reason: string | RegExp }): Promise<void>
+  hears: Hears
 }
 
 function check(title: string, body: (rig: Rig) => Promise<void>): void {
@@ -218,6 +238,7 @@ function check(title: string, body: (rig: Rig) => Promise<void>): void {
       get network() {
         return network
       },
+      forget: (id) => rm(join(directory, 'places', `${id}.json`)),
       restart: async () => {
         await network[Symbol.asyncDispose]()
         network = await open()
@@ -232,15 +253,6 @@ function check(title: string, body: (rig: Rig) => Promise<void>): void {
 }
 
 function guestOf(link: SandboxLink, peer: Peer): Guest {
-  const heard: Denial[] = []
-  const news = Promise.withResolvers<void>()
-  let told = news
-  void (async () => {
-    for await (const denial of link.denials) {
-      heard.push(denial)
-      told.resolve()
-    }
-  })()
   return {
     peer,
     link,
@@ -249,16 +261,6 @@ function guestOf(link: SandboxLink, peer: Peer): Guest {
     http: (address, host) => peer.ask('tcp', { address, port: 80, text: `GET / HTTP/1.1\r\nHost: ${host}\r\n\r\n` }),
     dns: (name) => peer.ask('dns', { address: link.identity?.gateway, name, kind: 'A' }),
     dnsTcp: (name) => peer.ask('dnsTcp', { address: link.identity?.gateway, name, kind: 'A' }),
-    hears: async ({ destination, reason }) => {
-      const fits = (denial: Denial) =>
-        denial.destination === destination &&
-        (typeof reason === 'string' ? denial.reason === reason : reason.test(denial.reason))
-      const late = AbortSignal.timeout(5000)
-      while (!heard.some(fits)) {
-        assert.ok(!late.aborted, `never told of ${destination}; told of ${JSON.stringify(heard, null, 1)}`)
-        told = Promise.withResolvers()
-        await Promise.race([told.promise, new Promise((resolve) => late.addEventListener('abort', resolve))])
-      }
-    },
+    hears: listenTo(link),
   }
 }

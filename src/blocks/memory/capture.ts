@@ -1,7 +1,7 @@
-import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readdirSync, readSync, writeSync } from 'node:fs'
 import { Fault } from '../../model/fault.ts'
 import { loadLibc } from './libc.ts'
-import { addressOf, findMappings, findPages, type Mapping, pageBytes, type Run } from './mapping.ts'
+import { addressOf, findMappings, findPages, identify, type Mapping, pageBytes, type Run } from './mapping.ts'
 import { writePages } from './pages-file.ts'
 
 export interface CaptureRequest {
@@ -22,6 +22,7 @@ const stepBytes = 1024 * 1024
 
 /** Copies what is the stopped process's own; gives the bytes that it copied. */
 export function capture(request: CaptureRequest): number {
+  const libc = loadLibc()
   const mappings = findMappings(request.pid, request.path, request.name)
   const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
@@ -34,7 +35,8 @@ export function capture(request: CaptureRequest): number {
       for (const { offset, length } of steps(inside)) {
         const place = runs ? addressOf(mappings, offset) : { address: offset, length }
         const count = Math.min(length, place.length)
-        readExactly(source, step, count, place.address)
+        if (!runs || libc?.readProcess(request.pid, place.address, step, count) !== count)
+          readExactly(source, step, count, place.address)
         at += writeExactly(fd, step, count, at)
         if (count < length) throw new Fault('internal', 'a page lies across two mappings')
       }
@@ -70,33 +72,13 @@ export function openMemoryOf(pid: number, mode: 'r' | 'r+' = 'r'): number {
   }
 }
 
-/** The file itself, also when its maker is gone: the process has it open. */
+/** The file itself, also when its maker is gone and the path leads elsewhere: the process has it open. */
 function openFileOf(pid: number, path: string, mappings: readonly Mapping[]): number {
-  try {
-    return openSync(path, 'r')
-  } catch {
-    const [mapping] = mappings
-    const range = mapping && `${mapping.start.toString(16)}-${mapping.end.toString(16)}`
-    try {
-      return openSync(`/proc/${pid}/map_files/${range}`, 'r')
-    } catch {
-      return openByInode(pid, range ?? '')
-    }
-  }
-}
-
-function openByInode(pid: number, range: string): number {
-  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    const candidate = `/proc/${pid}/fd/${fd}`
-    try {
-      const { dev, ino } = statSync(candidate)
-      const mapped = statSync(`/proc/${pid}/map_files/${range}`)
-      if (dev === mapped.dev && ino === mapped.ino) return openSync(candidate, 'r')
-    } catch {
-      // closed meanwhile, or nothing that can be looked at
-    }
-  }
-  throw new Fault('not_found', `the memory of process ${pid} can no longer be opened`)
+  const identity = mappings[0]?.identity
+  const candidates = [path, ...readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`)]
+  const found = candidates.find((candidate) => identify(candidate) === identity)
+  if (found === undefined) throw new Fault('not_found', `the memory of process ${pid} can no longer be opened`)
+  return openSync(found, 'r')
 }
 
 function dataRuns(fd: number, size: number): Run[] {

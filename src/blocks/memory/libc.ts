@@ -11,6 +11,11 @@ export interface Libc {
   nextData(fd: number, offset: number): { start: number; end: number } | undefined
   /** Gives the range's bytes back to the file system; it reads as zeros. */
   punch(fd: number, offset: number, length: number): boolean
+  /**
+   * Copies memory of another process straight into `into`, which /proc/PID/mem does by way of a page of the kernel's. Gives
+   * the bytes that it copied; -1 where that is not allowed.
+   */
+  readProcess(pid: number, address: number, into: Buffer, length: number): number
 }
 
 let loaded: { libc: Libc | undefined } | undefined
@@ -39,10 +44,21 @@ function load(): Libc | undefined {
       memfd_create: { arguments: ['string', 'uint32'], return: 'int32' },
       fcntl: { arguments: ['int32', 'int32', 'int64'], return: 'int32' },
       lseek64: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
+      process_vm_readv: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
       fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
     })
     const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
+    const local = new BigUint64Array(2)
+    const remote = new BigUint64Array(2)
+    const [localBytes, remoteBytes] = [Buffer.from(local.buffer), Buffer.from(remote.buffer)]
     return {
+      readProcess(pid, address, into, length) {
+        local[0] = ffi.getRawPointer(into)
+        local[1] = BigInt(length)
+        remote[0] = BigInt(address)
+        remote[1] = BigInt(length)
+        return Number(c.process_vm_readv(pid, localBytes, 1n, remoteBytes, 1n, 0n))
+      },
       memfd(name) {
         const fd = c.memfd_create(name, closeOnExec | allowSealing)
         if (fd < 0) throw new Error('the system makes no file in memory')

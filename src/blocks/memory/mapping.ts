@@ -9,6 +9,8 @@ export interface Mapping {
   end: number
   /** In the file. */
   offset: number
+  /** Of the file, as `identify` tells it. */
+  identity: string
 }
 
 /** Pages that follow one another. */
@@ -28,8 +30,9 @@ export function findMappings(pid: number, path: string, name: string | undefined
     const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+)\s*(.*)$/.exec(line)
     if (match === null) continue
     const [, start = '', end = '', offset = '', device, inode, file] = match
-    const isWanted = wanted ? wanted.inode === inode && wanted.device === device : isMemoryOf(file ?? '', name)
-    if (isWanted) found.push({ start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16) })
+    const identity = `${device}:${inode}`
+    if (identity === wanted || isMemoryOf(file ?? '', name))
+      found.push({ start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16), identity })
   }
   if (found.length === 0)
     throw new Fault('not_found', `process ${pid} has not mapped ${path}; was it started on this memory?`)
@@ -95,13 +98,14 @@ function isMemoryOf(file: string, name: string | undefined): boolean {
   return name === undefined ? file.startsWith('/memfd:tutti-') : file === `/memfd:${name} (deleted)`
 }
 
-function identify(path: string): { device: string; inode: string } | undefined {
+/** Device and inode of a file, as they are written in /proc/PID/maps. */
+export function identify(path: string): string | undefined {
   try {
     const { dev, ino } = statSync(path, { bigint: true })
     const hex = (value: bigint) => value.toString(16).padStart(2, '0')
     const major = (dev >> 8n) & 0xfffn
     const minor = (dev & 0xffn) | ((dev >> 12n) & 0xfff00n)
-    return { device: `${hex(major)}:${hex(minor)}`, inode: String(ino) }
+    return `${hex(major)}:${hex(minor)}:${ino}`
   } catch {
     return undefined
   }

@@ -33,22 +33,22 @@ export async function gsObjects({ bucket: name, prefix, endpoint, credentials }:
   return {
     url,
 
+    // Not by the library's own download: it goes through so many streams that Node warns of a leak, and is slower by far.
     async get(key, { offset = 0, length, signal } = {}) {
       if (length === 0) return Buffer.alloc(0)
-      const isWhole = offset === 0 && length === undefined
-      const range = isWhole ? {} : { start: offset, ...(length === undefined ? {} : { end: offset + length - 1 }) }
-      const stream = file(key).createReadStream({ ...range, validation: isWhole ? 'crc32c' : false })
-      const giveUp = () => stream.destroy(signal?.reason)
-      signal?.addEventListener('abort', giveUp, { once: true })
+      const path = `/storage/v1/b/${name}/o/${encodeURIComponent(prefix + checkKey(key))}?alt=media`
+      const range = offset > 0 || length !== undefined
       try {
-        signal?.throwIfAborted()
-        return Buffer.concat(await Array.fromAsync(stream as AsyncIterable<Buffer>))
+        const headers = endpoint ? new Headers() : await storage.authClient.getRequestHeaders()
+        if (range) headers.set('range', `bytes=${offset}-${length === undefined ? '' : offset + length - 1}`)
+        const response = await fetch(storage.apiEndpoint + path, { headers, ...(signal ? { signal } : {}) })
+        if (response.ok) return Buffer.from(await response.arrayBuffer())
+        await response.body?.cancel()
+        if (response.status === 416) return Buffer.alloc(0)
+        throw Object.assign(new Error(`the server answered ${response.status}`), { code: response.status })
       } catch (error) {
-        if (statusOf(error) === 416) return Buffer.alloc(0)
         signal?.throwIfAborted()
         return failed('read', key, error)
-      } finally {
-        signal?.removeEventListener('abort', giveUp)
       }
     },
 

@@ -18,13 +18,18 @@ export function startWorker<Request extends object>(
   name: string,
   importMetaUrl: string,
   onMessage: (message: unknown) => void = () => {},
+  onBroken: (fault: Fault) => void = () => {},
 ): CalledWorker<Request> {
   const worker = new Worker(new URL(`./${name}${extname(importMetaUrl)}`, importMetaUrl), { name })
   const waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Fault) => void }>()
   let next = 0
   let broken: Fault | undefined
+  let isEnding = false
   const breakAll = (cause?: unknown) => {
-    broken ??= new Fault('unavailable', `the thread ${name} of the block server has ended`, { cause })
+    if (broken === undefined) {
+      broken = new Fault('unavailable', `the thread ${name} of the block server has ended`, { cause })
+      if (!isEnding) onBroken(broken)
+    }
     for (const { reject } of waiting.values()) reject(broken)
     waiting.clear()
   }
@@ -48,6 +53,7 @@ export function startWorker<Request extends object>(
     },
     tell: (message) => worker.postMessage(message),
     async [Symbol.asyncDispose]() {
+      isEnding = true
       await worker.terminate()
     },
   }

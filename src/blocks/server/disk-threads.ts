@@ -1,3 +1,4 @@
+import type { Fault } from '../../model/fault.ts'
 import { type CalledWorker, describeFault, startWorker } from './call-worker.ts'
 import type { DiskRequest, FetchAsked, Fetched } from './disk-protocol.ts'
 
@@ -14,15 +15,17 @@ export interface DiskThreads extends AsyncDisposable {
 export function startDiskThreads(options: {
   count: number
   fetch: (key: string, first: number, last: number) => Promise<void>
+  onBroken: (fault: Fault) => void
 }): DiskThreads {
   const threads = Array.from({ length: options.count }, () => {
-    const worker: CalledWorker<DiskRequest> = startWorker('disk-worker', import.meta.url, (message) => {
+    const worker: CalledWorker<DiskRequest> = startWorker('disk-worker', import.meta.url, fetched, options.onBroken)
+    function fetched(message: unknown): void {
       const { fetch, key, first, last } = message as FetchAsked
       options.fetch(key, first, last).then(
         () => worker.tell({ kind: 'fetched', fetch, fault: undefined } satisfies Fetched),
         (error) => worker.tell({ kind: 'fetched', fetch, fault: describeFault(error).message } satisfies Fetched),
       )
-    })
+    }
     return { worker, names: new Set<string>() }
   })
   const threadOf = (name: string) => threads.find(({ names }) => names.has(name))

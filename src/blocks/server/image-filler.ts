@@ -10,6 +10,8 @@ const writeTo = promisify(write)
 const parallel = 16
 /** Bytes that are fetched ahead of somebody who reads one after the other. */
 const aheadBytes = 1024 * 1024
+/** Who asks for a little gets what lies around it as well. */
+const pieceBytes = 128 * 1024
 
 /** Brings chunks of an image into its local file, each once, however many ask for it. */
 export class ImageFiller {
@@ -20,6 +22,8 @@ export class ImageFiller {
   #isClosed = false
   /** Bytes that came from elsewhere so far. */
   fetchedBytes = 0
+  /** How often somebody had to wait so far. */
+  asked = 0
 
   constructor(image: LocalImage, reader: ImageReader) {
     this.#image = image
@@ -31,10 +35,14 @@ export class ImageFiller {
   }
 
   async fetch(first: number, last: number): Promise<void> {
-    const isInOrder = first === this.#nextInOrder
-    this.#nextInOrder = last + 1
-    const wanted = this.fill(first, last)
-    if (isInOrder) this.fill(last + 1, last + Math.ceil(aheadBytes / this.#image.chunkBytes)).catch(() => {})
+    this.asked += 1
+    const piece = Math.max(1, Math.floor(pieceBytes / this.#image.chunkBytes))
+    const from = first - (first % piece)
+    const to = last - (last % piece) + piece - 1
+    const isInOrder = from === this.#nextInOrder
+    this.#nextInOrder = to + 1
+    const wanted = this.fill(from, to)
+    if (isInOrder) this.fill(to + 1, to + Math.ceil(aheadBytes / this.#image.chunkBytes)).catch(() => {})
     await wanted
   }
 

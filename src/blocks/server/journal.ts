@@ -56,7 +56,12 @@ export class Journal {
     const { records, length, isOurBoot } = parse(readFileSync(fd), bootId)
     if (isOurBoot) ftruncateSync(fd, length)
     const journal = new Journal(path, bootId, fd, length)
-    if (!isOurBoot) journal.rewrite(records)
+    try {
+      if (!isOurBoot) journal.rewrite(records)
+    } catch (error) {
+      journal.close()
+      throw error
+    }
     return { journal, records }
   }
 
@@ -102,10 +107,13 @@ export class Journal {
     encode(bytes, bytes.length - recordBytes, kinds.seal, 0, BigInt(bytes.length - recordBytes))
     const fresh = `${this.#path}.new`
     const fd = openSync(fresh, 'w+', 0o600)
-    writeSync(fd, bytes)
-    if (records.length > 0) fsyncSync(fd)
-    renameSync(fresh, this.#path)
-    closeSync(fd)
+    try {
+      if (writeSync(fd, bytes) !== bytes.length) throw full()
+      if (records.length > 0) fsyncSync(fd)
+      renameSync(fresh, this.#path)
+    } finally {
+      closeSync(fd)
+    }
     if (this.#sealing) this.#replaced.push(this.#fd)
     else closeSync(this.#fd)
     this.#fd = openSync(this.#path, 'a+')
@@ -123,10 +131,14 @@ export class Journal {
     const written = writeSync(this.#fd, this.#record)
     if (written !== recordBytes) {
       ftruncateSync(this.#fd, this.#length)
-      throw Object.assign(new Error('the disk is full'), { code: 'ENOSPC' })
+      throw full()
     }
     this.#length += recordBytes
   }
+}
+
+function full(): Error {
+  return Object.assign(new Error('the disk is full'), { code: 'ENOSPC' })
 }
 
 function encode(into: Buffer, at: number, kind: number, count: number, first: bigint): void {

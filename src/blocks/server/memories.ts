@@ -28,9 +28,12 @@ export interface HeldMemory {
   bytes: number
   holders: Set<string>
   /** Everything is there; sealed too, where files can be. */
+  /** Chunks that a clone touches first, in that order. */
+  prefetch: readonly number[]
   isComplete: boolean
   isSealed: boolean
-  complete: Promise<void>
+  /** Brings all of it, once, and says when that is done. */
+  complete(): Promise<void>
 }
 
 export interface MemoriesOptions {
@@ -129,6 +132,7 @@ export class Memories {
     const bits = new Uint8Array(new SharedArrayBuffer(Math.ceil(image.size / image.chunkBytes / 8) + 1))
     const local: LocalImage = { fd: file.fd, size: image.size, chunkBytes: image.chunkBytes, bits }
     const filler = new ImageFiller(local, reader)
+    let completing: Promise<void> | undefined
     const held: HeldMemory = {
       build,
       image,
@@ -138,19 +142,19 @@ export class Memories {
       file,
       bytes,
       holders: new Set(),
+      prefetch: snapshot.prefetch,
       isComplete: false,
       isSealed: false,
-      complete: Promise.resolve(),
+      complete: () => {
+        completing ??= this.#complete(held)
+        return completing
+      },
     }
-    held.complete = this.#complete(held, snapshot.prefetch)
-    held.complete.catch(() => {}) // those who need all of it await it
     return held
   }
 
-  /** What a clone touches first comes first. */
-  async #complete(held: HeldMemory, prefetch: readonly number[]): Promise<void> {
+  async #complete(held: HeldMemory): Promise<void> {
     try {
-      for (const chunk of prefetch) if (chunk < held.filler.chunks) await held.filler.fill(chunk, chunk)
       await held.filler.fill(0, held.filler.chunks - 1)
       held.isSealed = loadLibc()?.seal(held.file.fd) ?? false
       held.isComplete = true

@@ -1,5 +1,6 @@
 import { closeSync, existsSync, fdatasync, fdatasyncSync, ftruncateSync, openSync, writevSync } from 'node:fs'
 import { promisify } from 'node:util'
+import { loadLibc } from '../memory/libc.ts'
 import { errorWithCode, type NbdExport } from '../nbd/export.ts'
 import { Journal, type JournalRecord } from './journal.ts'
 import {
@@ -14,6 +15,7 @@ import {
   maximumEpoch,
   type OverlayView,
   readView,
+  runAt,
   zeros,
 } from './overlay-view.ts'
 
@@ -21,6 +23,8 @@ const datasync = promisify(fdatasync)
 
 /** A journal is written anew when it says more than this; only a guest that keeps on trimming gets there. */
 const maximumJournal = 32 * 1024 * 1024
+/** What a guest gives back is given back to the file system in pieces worth the call. */
+const punchedBlocks = 16
 /** The system takes so many pieces at once; https://man7.org/linux/man-pages/man2/writev.2.html */
 const maximumPieces = 1000
 
@@ -98,8 +102,14 @@ export class Overlay implements NbdExport {
     const after = this.#rest(end, Math.min(Math.ceil(end / blockBytes) * blockBytes, this.size))
     if (before) list.unshift(before)
     if (after) list.push(after)
-    writeFully(this.#file, list, offset - (before?.length ?? 0))
-    this.#mark(Math.floor(offset / blockBytes), Math.ceil(end / blockBytes), 'data')
+    const [first, last] = [Math.floor(offset / blockBytes), Math.ceil(end / blockBytes)]
+    try {
+      writeFully(this.#file, list, offset - (before?.length ?? 0))
+      this.#mark(first, last, 'data')
+    } catch (error) {
+      this.#giveBack(first, last)
+      throw error
+    }
   }
 
   zero(offset: number, length: number): void {
@@ -137,8 +147,9 @@ export class Overlay implements NbdExport {
     const ended = this.epoch
     if (this.#isEmpty && ended > 0) return ended - 1
     if (ended >= maximumEpoch) throw errorWithCode('exhausted', 'the disk was cut too often')
-    this.#unsynced.set(ended, { fd: this.#file, journal: this.#journal })
+    const over = { fd: this.#file, journal: this.#journal }
     const { journal, records } = this.#begin(ended + 1)
+    this.#unsynced.set(ended, over)
     applyRecords(this.#where, ended + 1, records)
     this.#journal = journal
     this.#isEmpty = true
@@ -168,9 +179,14 @@ export class Overlay implements NbdExport {
     closeSync(fd)
     const file = openSync(dataPath(directory, epoch), 'r+')
     ftruncateSync(file, blockCount(size) * blockBytes)
-    const opened = Journal.open(journalPath(directory, epoch), bootId)
-    this.#files.push(file)
-    return opened
+    try {
+      const opened = Journal.open(journalPath(directory, epoch), bootId)
+      this.#files.push(file)
+      return opened
+    } catch (error) {
+      closeSync(file)
+      throw error
+    }
   }
 
   /** What the bytes of a block are that a write leaves alone; undefined when the file has them already, or there are none. */
@@ -192,9 +208,21 @@ export class Overlay implements NbdExport {
     this.#journal.append({ first: from, count: to - from, state })
     this.#isEmpty = false
     this.#where.fill(mark, from, to)
+    if (state === 'zero' && to - from >= punchedBlocks)
+      loadLibc()?.punch(this.#file, from * blockBytes, (to - from) * blockBytes)
     if (this.#journal.bytes > maximumJournal) {
       fdatasyncSync(this.#file)
       this.#journal.rewrite(this.#records())
+    }
+  }
+
+  /** Space of blocks that were written in vain: on a full disk it is what the next step needs. */
+  #giveBack(first: number, last: number): void {
+    for (let block = first; block < last; ) {
+      const run = runAt(this.#where, block * blockBytes, last * blockBytes)
+      const bytes = run.end - block * blockBytes
+      if (run.mark !== markOf(this.epoch)) loadLibc()?.punch(this.#file, block * blockBytes, bytes)
+      block = run.end / blockBytes
     }
   }
 

@@ -21,10 +21,12 @@ export async function serveRequests(options: {
   log: Log
 }): Promise<AsyncDisposable> {
   const connections = new Set<Socket>()
+  /** Requests that are being answered; whoever asked the server to stop still hears of it. */
+  const underWay = new Set<Promise<void>>()
   const server = createServer((socket) => {
     connections.add(socket)
     socket.on('close', () => connections.delete(socket)).on('error', () => socket.destroy())
-    answerAll(socket, options)
+    answerAll(socket, options, underWay)
   })
   rmSync(options.socket, { force: true })
   await new Promise<void>((resolve, reject) => {
@@ -33,6 +35,7 @@ export async function serveRequests(options: {
   chmodSync(options.socket, 0o600)
   return {
     async [Symbol.asyncDispose]() {
+      await Promise.all(underWay)
       const closed = new Promise((resolve) => server.close(resolve))
       for (const socket of connections) socket.destroySoon()
       await closed
@@ -40,17 +43,24 @@ export async function serveRequests(options: {
   }
 }
 
-function answerAll(socket: Socket, { handlers, log }: { handlers: Handlers; log: Log }): void {
+function answerAll(
+  socket: Socket,
+  { handlers, log }: { handlers: Handlers; log: Log },
+  underWay: Set<Promise<void>>,
+): void {
   let unread = 0
   socket.on('data', (piece: Buffer) => {
     unread = piece.includes(10) ? 0 : unread + piece.length
     if (unread > maximumLine) socket.destroy()
   })
   createInterface({ input: socket }).on('line', (line) => {
-    answer(line, handlers).then(
-      (text) => socket.writable && socket.write(`${text}\n`),
-      (error) => log.error({ err: error }, 'a request could not be answered'),
-    )
+    const answering = answer(line, handlers)
+      .then((text) => {
+        if (socket.writable) socket.write(`${text}\n`)
+      })
+      .catch((error: unknown) => log.error({ err: error }, 'a request could not be answered'))
+      .finally(() => underWay.delete(answering))
+    underWay.add(answering)
   })
   const answer = async (line: string, known: Handlers): Promise<string> => {
     let id = -1

@@ -14,8 +14,10 @@ import { writeDifference } from './difference.ts'
 import { startDiskThreads } from './disk-threads.ts'
 import { Disks } from './disks.ts'
 import { importDisk } from './import-disk.ts'
+import { buildOfKey, LazyMemories } from './lazy-memories.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
+import { preloadLibrary } from './preload.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
 
@@ -32,6 +34,10 @@ export interface ServeBlocksOptions {
   keptMemoryBytes?: number
   /** Bytes of memory that stay free. */
   reservedMemoryBytes?: number
+  /** Whether memories are brought here before anybody touches them; a lazy one otherwise stays as it is. */
+  backgroundFill?: boolean
+  /** Called when it can serve no more, and has to be started anew. */
+  onBroken?: (fault: Fault) => void
   /** Called when somebody has asked it to stop. */
   onStop?: () => void
 }
@@ -49,13 +55,15 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     startDiskThreads({
       count: Math.min(4, availableParallelism()),
       fetch: async (key, first, last) => {
-        const filler = await bases.find(key)
+        const build = buildOfKey(key)
+        const filler = build ? (await memories.find(build))?.filler : await bases.find(key)
         if (filler === undefined) throw new Fault('internal', `${key} is not open`)
         await filler.fetch(first, last)
       },
+      onBroken: (fault) => options.onBroken?.(fault),
     }),
   )
-  const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url))
+  const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url, undefined, options.onBroken))
   const captures = new Captures({ directory, clock, keptBytes })
   await captures.prepare()
   const memories = opened.use(
@@ -66,6 +74,15 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       reservedBytes: options.reservedMemoryBytes ?? GiB / 4,
     }),
   )
+  const lazy = new LazyMemories({
+    directory: join(directory, 'lazy'),
+    memories,
+    threads,
+    clock,
+    backgroundFill: options.backgroundFill ?? true,
+  })
+  opened.use(lazy)
+  await lazy.resume()
   const disks = new Disks({ directory: join(directory, 'disks'), bases, threads, bootId: bootId() })
   await disks.resume()
   opened.defer(() => disks.leave())
@@ -79,13 +96,18 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       await disks.close(name)
       return {}
     },
-    async openMemory({ build, holder }) {
+    async openMemory({ build, holder, lazy: mayBeLazy = false }) {
       const held = await memories.open(build, holder)
-      await held.complete
-      const { file, image, isSealed } = held
-      return { path: file.path, size: image.size, sealed: isSealed, lazy: false, preload: null }
+      const { size } = held.image
+      if (mayBeLazy && !held.isComplete && lazy.isPossible) {
+        const preload = await preloadLibrary(join(directory, 'native'))
+        return { path: await lazy.open(held, holder), size, sealed: false, lazy: true, preload }
+      }
+      await held.complete()
+      return { path: held.file.path, size, sealed: held.isSealed, lazy: false, preload: null }
     },
     async releaseMemory({ build, holder }) {
+      await lazy.release(build, holder)
       await memories.release(build, holder)
       return {}
     },
@@ -158,7 +180,11 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         memories: held.map(({ build, holders, bytes }) => ({ build, holders: [...holders], bytes })),
         captures: captures.list(),
         newMemories: memories.listNew(),
-        method: { memory: memoryMethod(), capture: process.platform === 'linux' ? 'pagemap' : 'none', lazy: 'none' },
+        method: {
+          memory: memoryMethod(),
+          capture: process.platform === 'linux' ? 'pagemap' : 'none',
+          lazy: lazy.isPossible ? 'fuse' : 'none',
+        },
         pid: process.pid,
       }
     },

@@ -12,6 +12,8 @@ export interface StartBlockServerOptions {
   directory: string
   /** Where the content store lies; in the directory unless said otherwise. */
   content?: string
+  /** Object store for builds that are not here, such as `s3://bucket/prefix`. */
+  upstream?: string
   clock: Clock
   signal: AbortSignal
 }
@@ -48,10 +50,14 @@ export async function startBlockServer(options: StartBlockServerOptions): Promis
   throw new Fault('unavailable', `the block server did not answer at ${socket} within ${patienceMs / 1000} s`)
 }
 
-function spawnServer({ directory, content }: StartBlockServerOptions, socket: string): { hasEnded: () => boolean } {
+function spawnServer(
+  { directory, content, upstream }: StartBlockServerOptions,
+  socket: string,
+): { hasEnded: () => boolean } {
   const program = new URL(`./main${extname(import.meta.url)}`, import.meta.url).pathname
   const log = openSync(logPath(directory), 'w', 0o600)
   const where = ['--directory', directory, '--socket', socket, ...(content ? ['--content', content] : [])]
+  if (upstream) where.push('--upstream', upstream)
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...where], {
     detached: true,
     stdio: ['ignore', 'ignore', log],

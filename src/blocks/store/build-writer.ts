@@ -7,6 +7,7 @@ import { blobChunkBytes, type Image, Manifest, pageEntries, zeroHash } from '../
 import { buildKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
 import type { PackIndex } from '../pack.ts'
+import { lookUpBytes, takeTurns } from '../turns.ts'
 import { chunkPipeline, type Slabs } from './chunk-pipeline.ts'
 import { chunkCount, pageBytes } from './image-reader.ts'
 import type { LocalPacks } from './local-packs.ts'
@@ -27,6 +28,7 @@ export function makeBuildWriter({
   random,
   basedOn: startedFrom,
   condemned,
+  openPacks,
 }: {
   directory: string
   packs: LocalPacks
@@ -38,6 +40,8 @@ export function makeBuildWriter({
   basedOn: Manifest | undefined
   /** Packs that a collection is about to remove: nothing new may rely on them. */
   condemned: ReadonlySet<string>
+  /** Brings the indexes of packs here. */
+  openPacks: (names: readonly string[]) => Promise<void>
 }): BuildWriter {
   const mayUse = (parents: ReadonlySet<string>) => (number: number) => {
     const pack = packs.byNumber(number)
@@ -99,20 +103,30 @@ export function makeBuildWriter({
   }
 
   /** The packs that hold what the images name: those made here are added by the caller. */
-  const packsBehind = (images: readonly Image[], basedOn: Manifest | undefined): Set<string> => {
+  const packsBehind = async (images: readonly Image[], basedOn: Manifest | undefined): Promise<Set<string>> => {
     const parents = new Set([...(basedOn?.packs ?? []), ...(startedFrom?.packs ?? [])])
     const accepts = mayUse(parents)
-    const used = new Set<string>()
     const own = new Set(newPacks.map(({ name }) => name))
+    const used = new Set<string>()
+    const numbers = new Set<number>()
+    const mayGoOn = takeTurns()
     const locate = (id: Uint8Array, what: string): void => {
-      const location = packs.chunks.first(id, (number) => {
-        const name = packs.byNumber(number)?.index.name ?? ''
-        return own.has(name) || used.has(name)
+      let acceptable: number | undefined
+      const found = packs.chunks.first(id, (number) => {
+        if (numbers.has(number)) return true
+        if (acceptable === undefined && accepts(number)) acceptable = number
+        return false
       })
-      const found = location ?? packs.chunks.first(id, accepts)
-      const name = found && packs.byNumber(found.pack)?.index.name
-      if (!name) throw new Fault('conflict', `${what} ${toHash(id)} is missing: no pack of this store holds it`)
+      if (found) return
+      const name = acceptable === undefined ? undefined : packs.byNumber(acceptable)?.index.name
+      if (acceptable === undefined || !name)
+        throw new Fault('conflict', `${what} ${toHash(id)} is missing: no pack of this store holds it`)
+      numbers.add(acceptable)
       if (!own.has(name)) used.add(name)
+    }
+    for (const name of own) {
+      const pack = packs.byName(name)
+      if (pack) numbers.add(pack.number)
     }
     for (const each of images) {
       const map = maps.get(keyOfImage(each))
@@ -122,11 +136,13 @@ export function makeBuildWriter({
         continue
       }
       for (const hash of each.pages) if (hash !== zeroHash) locate(fromHash(hash), 'map page')
-      for (const page of map)
+      for (const page of map) {
+        await mayGoOn(pageEntries * lookUpBytes)
         for (let at = 0; at < page.length; at += 32) {
           const id = page.subarray(at, at + 32)
           if (!isZeroId(id)) locate(id, 'chunk')
         }
+      }
     }
     return used
   }
@@ -148,11 +164,12 @@ export function makeBuildWriter({
       await settled()
       await data.writer.finish()
       await pages.writer.finish()
+      await openPacks(basedOn?.packs ?? [])
       const images = [
         manifest.disk,
         ...(manifest.snapshot ? [manifest.snapshot.memory, manifest.snapshot.devices] : []),
       ]
-      const used = packsBehind(images, basedOn)
+      const used = await packsBehind(images, basedOn)
       for (const { name } of newPacks) used.add(name)
       const addedBytes = newPacks.reduce((sum, { size }) => sum + size, 0)
       const whole = Manifest.parse({ format: 1, ...manifest, packs: [...used], addedBytes })
@@ -180,7 +197,9 @@ async function writeMap(
   const baseCount = base ? chunkCount(base.image) : 0
   const hashes: (string | Promise<Uint8Array>)[] = []
   const pages: Buffer[] = []
+  const mayGoOn = takeTurns()
   for (let first = 0; first < count; first += pageEntries) {
+    await mayGoOn(pageEntries * lookUpBytes)
     const page = Buffer.alloc(pageBytes)
     const last = Math.min(count, first + pageEntries)
     let isSame = base?.image.chunkBytes === chunkBytes && last - first === Math.min(pageEntries, baseCount - first)

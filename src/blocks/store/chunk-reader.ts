@@ -4,11 +4,12 @@ import type { BuildId } from '../../model/ids.ts'
 import type { ImageReader } from '../content.ts'
 import { isZeroId, keyOf, toHash } from '../hash.ts'
 import type { Image } from '../manifest.ts'
+import { placeAt } from '../pack.ts'
 import { makeChunkCache } from './chunk-cache.ts'
 import type { Location } from './chunk-index.ts'
 import { openImage } from './image-reader.ts'
 import type { LocalPack, LocalPacks } from './local-packs.ts'
-import type { Upstream } from './upstream.ts'
+import { requestBytes, type Upstream } from './upstream.ts'
 
 export interface ReadOptions {
   packs?: readonly string[] | undefined
@@ -25,14 +26,19 @@ export interface ReadOptions {
 export interface ChunkReader {
   chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
   open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
+  /** Reads the indexes of packs that are not known yet: here, or from the object store, if there is one. */
+  openPacks(names: readonly string[]): Promise<void>
 }
 
 export function makeChunkReader({
+  directory,
   packs,
   upstream,
   cacheBytes,
   log,
 }: {
+  /** For whole packs. */
+  directory: string
   packs: LocalPacks
   upstream: Upstream | undefined
   cacheBytes: number
@@ -42,6 +48,7 @@ export function makeChunkReader({
   const underWay = new Map<string, Promise<Buffer>>()
 
   const chunk: ChunkReader['chunk'] = (id, options = {}) => {
+    if (options.signal?.aborted) return Promise.reject(options.signal.reason)
     const key = keyOf(id)
     const cached = cache.get(key)
     if (cached) return Promise.resolve(cached)
@@ -101,11 +108,18 @@ export function makeChunkReader({
     const found = here()
     if (!found) return undefined
     const { pack, entry } = found
-    const others = (near?.() ?? []).flatMap((other) => missingFrom(packs, pack, other))
+    const isComing = upstream.isUnderWay(pack, entry)
+    const others = isComing ? [] : (near?.() ?? []).flatMap((other) => missingFrom(packs, pack, other))
     const together = others.length > 0 ? around(pack, entry, others) : [entry]
     // What came may be corrupt on the way or where it lies: it is asked for once more, and then not again.
     for (const again of [false, true]) {
-      await upstream.fetch(pack, again ? [entry] : together, { again })
+      try {
+        await upstream.fetch(pack, again ? [entry] : together, { again, until: 'first' })
+      } catch (error) {
+        // No room to keep it, or the pack was evicted to make some: then it is read without being kept.
+        if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'not_found')) throw error
+        return upstream.readPast(pack, entry)
+      }
       const bytes = await packs.read(pack, entry)
       if (bytes) return bytes
       corrupt.push(pack.index.name)
@@ -116,8 +130,12 @@ export function makeChunkReader({
   }
 
   const openPacks = async (names: readonly string[]): Promise<void> => {
-    const missing = names.filter((name) => !packs.byName(name))
-    if (!upstream || missing.length === 0) return
+    const unknown = names.filter((name) => !packs.byName(name))
+    if (unknown.length === 0) return
+    // Another process may have copied them here.
+    await packs.scan(directory, 'whole', unknown)
+    const missing = unknown.filter((name) => !packs.byName(name))
+    if (!upstream) return
     await inLanes(missing, 16, async (name) => {
       await upstream.openPack(name)
     })
@@ -125,6 +143,7 @@ export function makeChunkReader({
 
   return {
     chunk,
+    openPacks,
     async open(image, { packs: names, build }) {
       await openPacks(names)
       return openImage(image, {
@@ -176,31 +195,28 @@ function missingFrom(packs: LocalPacks, pack: LocalPack, id: Uint8Array): number
   return location && pack.have?.[location.entry] === 0 ? [location.entry] : []
 }
 
-/** The wanted entry and those others that lie next to it in the pack, nothing but others between. */
+/** The wanted entry, and those others that lie so near that fetching them along costs little. */
 function around(pack: LocalPack, entry: number, others: readonly number[]): number[] {
-  const wanted = new Set(others)
-  const chosen = [entry]
-  const reach = 4
-  for (const step of [1, -1])
-    for (let last = entry, next = entry + step; Math.abs(next - last) <= reach; next += step) {
-      if (next < 0 || next >= pack.index.count) break
-      if (!wanted.has(next)) continue
-      chosen.push(next)
-      last = next
-    }
-  return chosen
+  const start = placeAt(pack.index.entries, entry).offset
+  return [entry, ...others.filter((n) => Math.abs(placeAt(pack.index.entries, n).offset - start) <= requestBytes)]
 }
 
+/** Works on all items, some at a time. At the first failure no other is begun; it is thrown when none is under way. */
 export async function inLanes<T>(items: readonly T[], lanes: number, work: (item: T) => Promise<void>): Promise<void> {
   let next = 0
   const lane = async () => {
-    while (next < items.length) await work(items[next++] as T)
+    try {
+      while (next < items.length) await work(items[next++] as T)
+    } catch (error) {
+      next = items.length
+      throw error
+    }
   }
-  await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane))
+  const done = await Promise.allSettled(Array.from({ length: Math.min(lanes, items.length) }, lane))
+  for (const result of done) if (result.status === 'rejected') throw result.reason
 }
 
 function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(signal.reason)
   return new Promise((resolve, reject) => {
     const giveUp = () => reject(signal.reason)
     signal.addEventListener('abort', giveUp, { once: true })

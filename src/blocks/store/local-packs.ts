@@ -25,8 +25,10 @@ export interface LocalPacks extends AsyncDisposable {
   byName(name: string): LocalPack | undefined
   byNumber(number: number): LocalPack | undefined
   all(): Iterable<LocalPack>
-  /** Reads the indexes of the packs that lie in a directory. */
-  scan(directory: string, kind: 'whole' | 'fetched'): Promise<void>
+  /** Reads the indexes of the packs that lie in a directory, or of those among them that are named. */
+  scan(directory: string, kind: 'whole' | 'fetched', names?: readonly string[]): Promise<void>
+  /** Forgets whole packs that somebody else removed from their directory. */
+  forgetRemoved(directory: string): Promise<void>
   add(index: PackIndex, directory: string, kind: 'whole' | 'fetched'): LocalPack
   /** Forgets a pack and removes its file. */
   remove(pack: LocalPack): Promise<void>
@@ -87,6 +89,7 @@ export function makeLocalPacks({
       })
       add(index, directory, kind).have?.fill(2)
     } catch (error) {
+      if ((error as { code?: string }).code === 'ENOENT') return
       if (kind === 'fetched') await files.remove(path).catch(() => {})
       else log.warn({ pack: name, directory }, `a pack cannot be used: ${sentence(error)}`)
     }
@@ -99,8 +102,12 @@ export function makeLocalPacks({
     all: () => packs.values(),
     add,
     forget,
-    async scan(directory, kind) {
-      const found = (await readdir(directory)).filter((name) => /^[0-9a-f]{64}$/.test(name))
+    async forgetRemoved(directory) {
+      const left = new Set(await readdir(directory))
+      for (const pack of [...packs.values()]) if (!pack.have && !left.has(pack.index.name)) forget(pack)
+    },
+    async scan(directory, kind, names) {
+      const found = names ?? (await readdir(directory)).filter((name) => /^[0-9a-f]{64}$/.test(name))
       let next = 0
       const lane = async () => {
         for (let name = found[next++]; name; name = found[next++]) await scanOne(directory, name, kind)

@@ -16,8 +16,16 @@ export interface Upstream {
   readonly objects: ObjectStore
   /** Reads the pack's index, unless that was done; readers at the same time share it. */
   openPack(name: string): Promise<LocalPack>
-  /** Brings chunks of a pack here that are not, in as few requests as their places allow; readers share fetches. */
-  fetch(pack: LocalPack, entries: readonly number[], options?: { again?: boolean }): Promise<void>
+  /**
+   * Brings chunks of a pack here that are not, in as few requests as their places allow; readers share fetches. Waits for
+   * all of them, or only for the first one of the list.
+   */
+  fetch(
+    pack: LocalPack,
+    entries: readonly number[],
+    options?: { again?: boolean; until?: 'all' | 'first' },
+  ): Promise<void>
+  isUnderWay(pack: LocalPack, entry: number): boolean
   /** One chunk past what lies here; undefined when it is not there either, or not what it should be. */
   readPast(pack: LocalPack, entry: number): Promise<Buffer | undefined>
   /** Bytes of packs' chunks and indexes that were fetched so far. */
@@ -52,11 +60,18 @@ export function makeUpstream({
     return bytes
   }
 
+  const withRoom = (write: () => Promise<void>): Promise<void> =>
+    write().catch(async (error: Fault) => {
+      if (error.code !== 'exhausted') throw error
+      await onFull()
+      await write()
+    })
+
   const openNew = async (name: string): Promise<LocalPack> => {
     const size = await objects.size(packKey(name))
     if (size === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
     const index = await readPackIndex(name, size, (offset, length) => get(name, offset, length))
-    await makeFileWithHoles(`${directory}/${name}`, index)
+    await withRoom(() => makeFileWithHoles(`${directory}/${name}`, index))
     return packs.add(index, directory, 'fetched')
   }
 
@@ -64,11 +79,7 @@ export function makeUpstream({
     const first = placeAt(pack.index.entries, entries[0] as number)
     const last = placeAt(pack.index.entries, entries.at(-1) as number)
     const bytes = await get(pack.index.name, first.offset, last.offset + last.storedBytes - first.offset)
-    await packs.fill(pack, first.offset, bytes).catch(async (error: Fault) => {
-      if (error.code !== 'exhausted') throw error
-      await onFull()
-      await packs.fill(pack, first.offset, bytes)
-    })
+    await withRoom(() => packs.fill(pack, first.offset, bytes))
     const end = first.offset + bytes.length
     for (let entry = entries[0] as number; entry <= (entries.at(-1) as number); entry++) {
       const place = placeAt(pack.index.entries, entry)
@@ -91,6 +102,7 @@ export function makeUpstream({
       }
       return found
     },
+    isUnderWay: (pack, entry) => fetching.get(pack)?.has(entry) ?? false,
     async readPast(pack, entry) {
       const place = placeAt(pack.index.entries, entry)
       const stored = await get(pack.index.name, place.offset, place.storedBytes).catch((error: Fault) => {
@@ -100,26 +112,31 @@ export function makeUpstream({
       const bytes = stored && decodeChunk(idAt(pack.index.entries, entry), stored, place)
       return bytes && Buffer.from(bytes)
     },
-    async fetch(pack, wanted, { again = false } = {}) {
+    async fetch(pack, wanted, { again = false, until = 'all' } = {}) {
       const underWay = fetching.get(pack) ?? new Map<number, Promise<void>>()
       fetching.set(pack, underWay)
-      const waits = new Set<Promise<void>>()
+      const waits = new Map<number, Promise<void>>()
       const missing: number[] = []
       for (const entry of new Set(wanted)) {
         const other = underWay.get(entry)
-        if (other !== undefined) waits.add(other)
+        if (other !== undefined) waits.set(entry, other)
         else if (again || pack.have?.[entry] !== 1) missing.push(entry)
       }
       for (const range of ranges(pack.index, missing)) {
         const fetched = fetchRange(pack, range).finally(() => {
           for (const entry of range) underWay.delete(entry)
-          if (underWay.size === 0) fetching.delete(pack)
+          if (underWay.size === 0 && fetching.get(pack) === underWay) fetching.delete(pack)
         })
-        for (const entry of range) underWay.set(entry, fetched)
-        waits.add(fetched)
+        fetched.catch(() => {})
+        for (const entry of range) {
+          underWay.set(entry, fetched)
+          waits.set(entry, fetched)
+        }
       }
-      const results = await Promise.allSettled(waits)
-      for (const result of results) if (result.status === 'rejected') throw result.reason
+      if (underWay.size === 0 && fetching.get(pack) === underWay) fetching.delete(pack)
+      if (until === 'first') return waits.get(wanted[0] as number)
+      for (const result of await Promise.allSettled(new Set(waits.values())))
+        if (result.status === 'rejected') throw result.reason
     },
   }
 }

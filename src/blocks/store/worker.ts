@@ -1,7 +1,7 @@
-import { readSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
-import { decodeChunk, encodeChunk } from '../codec.ts'
+import { encodeChunk } from '../codec.ts'
 import { hashOf } from '../hash.ts'
+import { type ChunkRead, readChunk } from './read-chunk.ts'
 import { isSkipped, type Slab, viewSlab } from './slab.ts'
 
 /** One thread that hashes, compresses, reads and verifies chunks; see `workers.ts` for what it is asked. */
@@ -12,15 +12,6 @@ export type Job =
   | { kind: 'encode'; slab: Slab; count: number }
   | { kind: 'read'; reads: ChunkRead[] }
 
-export interface ChunkRead {
-  fd: number
-  id: Uint8Array
-  offset: number
-  storedBytes: number
-  bytes: number
-  isCompressed: boolean
-}
-
 /** The chunks that were read; undefined where the bytes are not what their hash says. */
 export type Answer = { number: number; chunks?: (ArrayBuffer | undefined)[]; error?: unknown }
 
@@ -29,7 +20,7 @@ parentPort?.on('message', ({ number, job }: { number: number; job: Job }) => {
   try {
     if (job.kind === 'hash') hashAll(job)
     else if (job.kind === 'encode') encodeAll(job)
-    else answer.chunks = job.reads.map(read)
+    else answer.chunks = job.reads.map(readChunk)
   } catch (error) {
     answer.error = error
   }
@@ -56,18 +47,4 @@ function encodeAll({ slab, count }: { slab: Slab; count: number }): void {
     }
     at += length
   }
-}
-
-function read({ fd, id, offset, storedBytes, bytes, isCompressed }: ChunkRead): ArrayBuffer | undefined {
-  const stored = Buffer.from(new ArrayBuffer(storedBytes))
-  for (let at = 0; at < storedBytes; ) {
-    const got = readSync(fd, stored, at, storedBytes - at, offset + at)
-    if (got === 0) return undefined
-    at += got
-  }
-  const chunk = decodeChunk(id, stored, { bytes, isCompressed })
-  if (!chunk) return undefined
-  return chunk.byteLength === chunk.buffer.byteLength
-    ? (chunk.buffer as ArrayBuffer)
-    : (Uint8Array.from(chunk).buffer as ArrayBuffer)
 }

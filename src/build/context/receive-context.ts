@@ -54,11 +54,21 @@ async function readArchive(archive: Readable, directory: string, signal: AbortSi
       if (tree.size > maxEntries) throw new Fault('invalid', `the build context has over ${maxEntries} files`)
     }
     await feeding
+    addDirectories(tree)
   } catch (error) {
     signal.throwIfAborted()
     throw contextFault(error)
   }
   return tree
+}
+
+/** Archives may leave out the directories above a file. */
+function addDirectories(tree: Map<string, ReceivedEntry>): void {
+  for (const path of [...tree.keys()])
+    for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
+      const above = path.slice(0, at)
+      if (!tree.has(above)) tree.set(above, { path: above, type: 'directory', mode: 0o755, size: 0, changedAt: 0 })
+    }
 }
 
 function readHeader({ name, type, mode, size, mtime, linkname }: Header): ReceivedEntry {

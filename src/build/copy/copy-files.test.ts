@@ -51,7 +51,7 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
     await using context = await receiveContext(archiveOf(contents), { directory: join(directory, 'context'), signal })
     const selected = sources.flatMap((source) => selectSource(context.tree, source))
     const { owner, mode, unpack = false } = options
-    return copyFiles(channel, { sources: selected, to, owner, mode, unpack, cwd: place, directory, signal })
+    return await copyFiles(channel, { sources: selected, to, owner, mode, unpack, cwd: place, directory, signal })
   }
 
   test('a tree arrives with modes, links, empty files and directories, owned by root', async () => {

@@ -7,7 +7,7 @@ import type { FileEntry, GuestChannel } from '../../guest/channel.ts'
 import { Fault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
-import { runCommand } from '../steps/run-command.ts'
+import { ownSurroundings, runCommand } from '../steps/run-command.ts'
 import { findOwner, type Owner } from './find-owner.ts'
 import { planCopy, type Target } from './plan-copy.ts'
 import { unpackedSource } from './unpack-archive.ts'
@@ -66,8 +66,6 @@ interface SendOptions {
   signal: AbortSignal
 }
 
-const root = { env: {}, user: 'root', cwd: '/' }
-
 async function send(
   channel: GuestChannel,
   targets: readonly Target<ReceivedEntry>[],
@@ -75,13 +73,15 @@ async function send(
 ): Promise<void> {
   const { signal } = options
   const probe = 'command -v tar >/dev/null || exit 127; tar --version 2>/dev/null | grep -q GNU && exit 0; exit 1'
-  const tar = await runCommand(channel, { command: probe, surroundings: root, signal }).catch(() => ({ code: 127 }))
+  const tar = await runCommand(channel, { command: probe, surroundings: ownSurroundings, signal }).catch(() => ({
+    code: 127,
+  }))
   if (tar.code === 127) return sendPlain(channel, targets, options)
   // Directories that the image has as links, such as /bin, stay links.
   const flags = tar.code === 0 ? ['--keep-directory-symlink', '--numeric-owner'] : []
   const result = await runCommand(channel, {
     command: ['tar', '-x', '-p', ...flags, '-f', '-', '-C', '/'],
-    surroundings: root,
+    surroundings: ownSurroundings,
     input: (stdin) => pipeline(Readable.from(archiveOf(targets, options)), stdin),
     signal,
   })

@@ -1,7 +1,11 @@
 import type { Readable } from 'node:stream'
 import type { Defaults } from '../../blocks/manifest.ts'
 import type { GuestChannel } from '../../guest/channel.ts'
-import { Fault } from '../../model/fault.ts'
+
+/** Where the image says nothing, as every container engine has it. */
+export const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+/** For what a build itself runs in the guest. */
+export const ownSurroundings: Defaults = { env: { PATH: defaultPath }, user: 'root', cwd: '/' }
 
 export interface RunOptions {
   command: string | string[]
@@ -30,7 +34,7 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
   const execution = await channel.start(
     {
       command: typeof command === 'string' ? ['/bin/sh', '-c', command] : command,
-      env: withPath({ ...args, ...surroundings.env }),
+      env: { ...args, ...surroundings.env },
       cwd,
       user,
     },
@@ -44,22 +48,26 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
   }
   // What a command does not read is not an error of ours.
   execution.stdin.on('error', () => {})
-  const feeding = input ? input(execution.stdin).catch((error: unknown) => error) : undefined
+  const feeding = input?.(execution.stdin).catch((error: unknown) => {
+    if (isClosed(error)) return undefined
+    // Nothing more comes, and it would wait for it.
+    execution.kill('SIGKILL')
+    return error
+  })
   if (!input) execution.stdin.end()
   const hearing = [execution.stdout, execution.stderr].map((stream) => stream && eachLine(stream, hear))
   const { code } = await execution.exited
   await Promise.all(hearing)
   signal.throwIfAborted()
   const failed = await feeding
-  if (failed !== undefined && code === 0) throw Fault.from(failed)
+  if (failed !== undefined) throw failed
   return { code, output }
 }
 
-/** A default where the image says nothing, as every container engine has it. */
-const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-
-function withPath(env: Record<string, string>): Record<string, string> {
-  return { PATH: defaultPath, ...env }
+/** The command took no more, which its exit code explains. */
+function isClosed(error: unknown): boolean {
+  const { code = '' } = error as NodeJS.ErrnoException
+  return ['EPIPE', 'ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_WRITE_AFTER_END'].includes(code)
 }
 
 async function eachLine(stream: Readable, hear: (line: string) => void): Promise<void> {

@@ -7,7 +7,7 @@ import { copyFiles } from '../copy/copy-files.ts'
 import { findLayer, layerReference } from '../layers.ts'
 import { type BuildMachine, lastLines, startMachine } from '../machine.ts'
 import { type PlannedStep, planSteps } from './plan-steps.ts'
-import { runCommand } from './run-command.ts'
+import { ownSurroundings, runCommand } from './run-command.ts'
 
 export interface StepsTaken {
   /** The disk after the last step. */
@@ -100,7 +100,7 @@ async function makeDirectory(channel: BuildMachine['channel'], path: string, sig
   if (path === '/') return
   const { code, output } = await runCommand(channel, {
     command: ['mkdir', '-p', '--', path],
-    surroundings: { env: {}, user: 'root', cwd: '/' },
+    surroundings: ownSurroundings,
     signal,
   })
   if (code !== 0) throw new Fault('invalid', `the directory cannot be made: ${lastLines(output.join('\n'), 2)}`)

@@ -27,6 +27,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
       names: () => events.map(({ id }) => id),
       table: () => events.map((event) => line(cli, event)).join(''),
     })
+    if (events.length === 0) cli.stderr.write(`no events${job === undefined ? '' : ` of "${job}"`} are kept\n`)
     return undefined
   }
   const show = (event: Event) =>

@@ -14,7 +14,7 @@ export async function run(cli: Cli, given: Given): Promise<number | undefined> {
     if (args.length > 0)
       throw new Fault('invalid', `give either job files or a command after "--", not "${args[0]}" too`)
     const { runCommand } = await import('../run-command.ts')
-    return runCommand(cli, commandJob(cli, { options, rest }), options)
+    return runCommand(cli, await commandJob(cli, { options, rest }), options)
   }
   if (args.length === 0)
     throw new Fault('invalid', 'give a job file, or a command: tutti run --driver process -- COMMAND')

@@ -4,6 +4,7 @@ import { type JobInput, JobSpec } from '../../model/job.ts'
 import type { Cli, Given } from '../cli.ts'
 import { flagOption, readPairs, textOption, textsOption } from '../options.ts'
 import { explainIssues } from './explain.ts'
+import { travellingScript } from './travelling-script.ts'
 
 /** Whether a command line of `tutti run` is about one command rather than job files. */
 export function namesCommand({ options, rest }: Given): boolean {
@@ -11,7 +12,10 @@ export function namesCommand({ options, rest }: Given): boolean {
 }
 
 /** The job for `tutti run … -- COMMAND`: run once and not tried again, unless it is to be a service. */
-export function commandJob(cli: Pick<Cli, 'random'>, { options, rest }: Pick<Given, 'options' | 'rest'>): JobSpec {
+export async function commandJob(
+  cli: Pick<Cli, 'random'>,
+  { options, rest }: Pick<Given, 'options' | 'rest'>,
+): Promise<JobSpec> {
   const image = textOption(options, 'image')
   const driver = textOption(options, 'driver') ?? (image === undefined ? undefined : 'container')
   if (driver !== 'process' && driver !== 'container')
@@ -23,6 +27,9 @@ export function commandJob(cli: Pick<Cli, 'random'>, { options, rest }: Pick<Giv
   const cpu = textOption(options, 'cpu')
   const memory = textOption(options, 'memory')
   const isService = flagOption(options, 'service')
+  const [program = '', ...words] = rest
+  const script = driver === 'process' ? await travellingScript(program) : undefined
+  const command = script ? [script.to, ...words] : rest
   const input: JobInput = {
     name,
     type: isService ? 'service' : 'batch',
@@ -33,7 +40,8 @@ export function commandJob(cli: Pick<Cli, 'random'>, { options, rest }: Pick<Giv
       main: {
         driver,
         ...(image === undefined ? {} : { image }),
-        ...(rest.length === 0 ? {} : { command: rest }),
+        ...(command.length === 0 ? {} : { command }),
+        ...(script ? { templates: [script] } : {}),
         env: readPairs('--env', textsOption(options, 'env')),
         resources: { ...(cpu === undefined ? {} : { cpu }), ...(memory === undefined ? {} : { memory }) },
       },

@@ -13,6 +13,8 @@ export async function revertJob(
 ): Promise<Applied & { index: number }> {
   const { result, index } = await control.store.write((tx) => {
     const job = findJob(tx, name)
+    if (version === undefined && job.version === 1)
+      throw new Fault('not_found', `job "${name}" has had one version only, so that there is none to revert to`)
     const target = version ?? job.version - 1
     const kept = tx.get('jobVersions', versionKey(name, target))
     if (!kept) {

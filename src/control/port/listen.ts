@@ -33,8 +33,11 @@ function listenFault(error: NodeJS.ErrnoException, where: string): Fault {
     EADDRNOTAVAIL: 'this machine does not have that address; choose one it has with --listen <host>:<port>',
     ENOTFOUND: 'that name cannot be resolved; give an address with --listen <host>:<port>',
   }
-  const remedy = remedies[error.code ?? ''] ?? 'choose another address with --listen <host>:<port>'
-  return new Fault(error.code === 'EADDRINUSE' ? 'conflict' : 'invalid', `cannot listen on ${where}: ${remedy}`, {
+  const remedy = remedies[error.code ?? '']
+  const code = error.code === 'EADDRINUSE' ? 'conflict' : 'invalid'
+  // A cause that the sentence has put into words already would only be said twice.
+  if (remedy !== undefined) return new Fault(code, `cannot listen on ${where}: ${remedy}`)
+  return new Fault(code, `cannot listen on ${where}; choose another address with --listen <host>:<port>`, {
     cause: error,
   })
 }

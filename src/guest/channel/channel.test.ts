@@ -1,10 +1,18 @@
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { systemClock } from '../../kit/system-clock.ts'
+import { systemRandom } from '../../kit/system-random.ts'
 import { Fault } from '../../model/fault.ts'
 import type { GuestChannel, StartRequest } from '../channel.ts'
-import { lackingAgent, startAgent, type TestAgent } from './testing.ts'
+import { connectGuest } from './connect.ts'
+import { agentPath, lackingAgent, startAgent, type TestAgent } from './testing.ts'
 
 const skip = lackingAgent() ?? false
 const signal = AbortSignal.timeout(120_000)
@@ -258,6 +266,30 @@ test('after quiet nothing is lost of a command: it is joined in the middle of it
   assert.equal(Buffer.concat(chunks).toString(), Array.from({ length: 300_000 }, (_, i) => `${i + 1}\n`).join(''))
 })
 
+test('after quiet the host sends nothing either, whatever is asked of it', { skip }, async (t) => {
+  const agent = startAgent()
+  t.after(() => agent[Symbol.asyncDispose]())
+  const socket = agent.plug()
+  await using channel = await agent.connect({ socket })
+  const yes = await channel.start({ command: ['sh', '-c', 'yes; cat'], env: {} }, { signal })
+  await once(yes.stdout)
+  await channel.quiesce({ signal })
+  let written = 0
+  const write = socket.write.bind(socket)
+  socket.write = ((...args: Parameters<typeof write>) => {
+    written += 1
+    return write(...args)
+  }) as typeof socket.write
+  yes.exited.catch(() => {})
+  yes.stdin.write('more')
+  yes.kill('SIGTERM')
+  yes.stdout.resume()
+  await assert.rejects(channel.metrics({ signal }), fault('unavailable', /quiet for a snapshot/))
+  await assert.rejects(channel.files.read('/etc/passwd', { signal }), fault('unavailable', /quiet for a snapshot/))
+  await sleep(50)
+  assert.equal(written, 0)
+})
+
 test('a connection cut in the middle of a frame does no harm to the next', { skip }, async (t) => {
   const agent = startAgent()
   t.after(() => agent[Symbol.asyncDispose]())
@@ -303,6 +335,41 @@ test('a beginning cannot be forged by data, nor by an old token', { skip }, asyn
   assert.equal((await run(fourth, { command: ['echo', 'fine'] })).stdout, 'fine\n')
 })
 
+test('over a socket that it listens on, the last who connects has the agent', { skip }, async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'tutti-guest-'))
+  const path = join(directory, 'agent.sock')
+  const agent = spawn(agentPath, ['--listen', path, '--no-system'], { stdio: 'inherit' })
+  t.after(async () => {
+    agent.kill('SIGTERM')
+    if (agent.exitCode === null) await new Promise((resolve) => agent.once('exit', resolve))
+    await rm(directory, { recursive: true, force: true })
+  })
+  while (!existsSync(path)) await sleep(5)
+  // A VMM's line before all else, and its answer, do no harm.
+  const connect = (token?: string) =>
+    connectGuest({ socket: path, token, opening: 'CONNECT 1024\n', random: systemRandom, clock: systemClock, signal })
+  let channel = await connect()
+  const kept = await channel.start(
+    { command: ['sh', '-c', 'read a; echo got $a'], env: {}, detached: true },
+    { signal },
+  )
+  for (let round = 0; round < 10; round += 1) {
+    const older = channel
+    const busy = await older.start({ command: ['cat', '/dev/zero'], env: {} }, { signal })
+    busy.exited.catch(() => {})
+    busy.stdout.resume()
+    if (round % 2 === 0) await older[Symbol.asyncDispose]()
+    channel = await connect(older.nextToken)
+    await older.closed
+    assert.equal((await run(channel, { command: ['echo', String(round)] })).stdout, `${round}\n`)
+    await (await channel.attach(busy.pid, { from: 0, signal })).kill('SIGKILL')
+  }
+  const joined = await channel.attach(kept.pid, { from: 0, signal })
+  joined.stdin.write('it\n')
+  assert.equal(await text(joined.stdout), 'got it\n')
+  await channel[Symbol.asyncDispose]()
+})
+
 test('a lost channel rejects everything that was under way', { skip }, async (t) => {
   const { agent, channel } = await open(t)
   const execution = await channel.start({ command: ['sleep', '1000'], env: {} }, { signal })
@@ -327,7 +394,7 @@ test('freezing stops what runs, and thawing lets it go on', { skip }, async (t) 
   while (seen < 5) await sleep(10)
   await channel.freeze({ sync: true, signal })
   await assert.rejects(channel.files.makeDirectory('/tmp/x', { signal }), fault('conflict', /stand still/))
-  await channel.metrics({ signal })
+  await assert.rejects(run(channel, { command: ['true'] }), fault('conflict', /nothing can be run while/))
   const before = seen
   await sleep(300)
   assert.equal(seen, before)

@@ -19,6 +19,8 @@ export interface ConnectOptions {
   token: string | undefined
   random: Random
   clock: Clock
+  /** Sent before all else, where the VMM wants to be told where to (`Vm.opening`). */
+  opening?: string | undefined
   /** Gives up connecting; the channel itself is ended by disposing it. */
   signal: AbortSignal
 }
@@ -46,7 +48,11 @@ export async function connectGuest({ socket, ...options }: ConnectOptions): Prom
     processes: (how) => listCommands(wire, how),
     forward: (port, how) => forwardPort(wire, port, how),
     identify: async (identity, how) => void (await ask('identify', identityFields(identity), how)),
-    quiesce: async (how) => void (await ask('quiesce', {}, how)),
+    quiesce: async ({ signal }) => {
+      const stream = new GuestStream(wire, 'quiesce', {}, signal)
+      wire.hush()
+      await stream.reply(signal)
+    },
     freeze: async ({ sync, signal }) => void (await ask('freeze', { sync }, { signal })),
     thaw: async (how) => void (await ask('thaw', {}, how)),
     shrink: async (how) => void (await ask('shrink', {}, how)),

@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer'
+import { Fault } from '../../model/fault.ts'
 
 /** Tags and numbers of the protocol (guest/PROTOCOL.md): the same as in guest/src/fields.h. */
 export const frameType = {
@@ -55,8 +56,12 @@ export function encodeFields(values: Partial<Record<FieldName, Value | readonly 
 function valueBytes(value: Exclude<Value, undefined>): Buffer {
   if (typeof value === 'string') return Buffer.from(value)
   if (value instanceof Uint8Array) return Buffer.from(value.buffer, value.byteOffset, value.byteLength)
+  const number = Math.trunc(Number(value))
+  if (!(number >= 0 && number <= Number.MAX_SAFE_INTEGER)) {
+    throw new Fault('invalid', `a number for the guest is at least 0; ${value} was given`)
+  }
   const bytes = Buffer.alloc(8)
-  bytes.writeBigUInt64LE(BigInt(Math.trunc(Number(value))))
+  bytes.writeBigUInt64LE(BigInt(number))
   return bytes
 }
 

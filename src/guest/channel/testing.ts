@@ -11,6 +11,9 @@ const arch = process.arch === 'x64' ? 'amd64' : 'arm64'
 const root = new URL('../../../', import.meta.url).pathname
 export const agentPath = `${root}guest/dist/tutti-guest-${arch}`
 
+/** The same with checks of memory and arithmetic: `guest/build --sanitize`. */
+export const sanitizedPath = `${root}guest/dist/tutti-guest-sanitize`
+
 /** Builds the agent; the reason to skip when that cannot be done here. */
 export function lackingAgent(): string | undefined {
   if (process.platform !== 'linux') return 'needs Linux'
@@ -22,6 +25,18 @@ export function lackingAgent(): string | undefined {
   return existsSync(agentPath) ? undefined : `needs a compiler for ${arch}`
 }
 
+/** The reason to skip when one of the programs is not there. */
+export function lackingPrograms(programs: readonly string[]): string | undefined {
+  const missing = programs.filter((program) => {
+    try {
+      return execFileSync('sh', ['-c', `command -v ${program}`]).length === 0
+    } catch {
+      return true
+    }
+  })
+  return missing.length > 0 ? `needs ${missing.join(', ')}` : undefined
+}
+
 /** An agent on this machine, that touches nothing of it, and the port of it: plug in as often as you like. */
 export interface TestAgent extends AsyncDisposable {
   readonly process: ChildProcess
@@ -30,8 +45,17 @@ export interface TestAgent extends AsyncDisposable {
   connect(options?: { token?: string; socket?: Duplex }): Promise<GuestChannel>
 }
 
-export function startAgent({ program = agentPath }: { program?: string } = {}): TestAgent {
-  const agent = spawn(program, ['--fd', '3', '--no-system'], { stdio: ['ignore', 'inherit', 'inherit', 'pipe'] })
+interface StartOptions {
+  command?: string[]
+  env?: Record<string, string>
+}
+
+export function startAgent({ command = [agentPath], env = {} }: StartOptions = {}): TestAgent {
+  const [program = agentPath, ...args] = [...command, '--fd', '3', '--no-system']
+  const agent = spawn(program, args, {
+    stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
+    env: { ...process.env, ...env },
+  })
   const port = agent.stdio[3] as Socket
   const ended = new Promise<void>((resolve) => agent.once('exit', () => resolve()))
   let plugged: Duplex | undefined

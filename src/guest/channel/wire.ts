@@ -18,6 +18,7 @@ export interface StreamEar {
 export interface WireOptions {
   socket: Duplex
   token: string | undefined
+  opening?: string | undefined
   random: Random
   clock: Clock
   signal: AbortSignal
@@ -35,10 +36,11 @@ export class Wire {
   readonly #hello = Promise.withResolvers<Fields>()
   readonly #closed = Promise.withResolvers<void>()
   #fault: Fault | undefined
+  #quiet = false
   #tokens: Buffer[] = []
   #next = 0
 
-  static async open({ socket, token = firstToken, random, clock, signal }: WireOptions): Promise<Wire> {
+  static async open({ socket, token = firstToken, opening = '', random, clock, signal }: WireOptions): Promise<Wire> {
     const wire = new Wire(socket)
     if (!/^[0-9a-f]{32}$/.test(token)) throw new Fault('invalid', 'the token of a guest channel has 32 hex digits')
     const marker = Buffer.from(token, 'hex')
@@ -48,6 +50,8 @@ export class Wire {
     signal.addEventListener('abort', aborted, { once: true })
     try {
       // Said again while nobody answers: a machine may be reset after its port took the first one in.
+      // A VMM's answer to the opening is thrown away as whatever else comes before the nonce.
+      if (opening !== '') socket.write(opening)
       const begin = async () => {
         while (!wire.#fault && !heard.signal.aborted) {
           const nonce = Buffer.from(random.bytes(16))
@@ -92,12 +96,13 @@ export class Wire {
 
   /** Whether the socket wants no more data for now; `drained` tells when it does. */
   get full(): boolean {
-    return this.#socket.writableNeedDrain
+    return this.#quiet || this.#socket.writableNeedDrain
   }
 
   /** A stream of one's own. Throws the Fault that ended the connection. */
   open(ear: StreamEar): number {
     if (this.#fault) throw this.#fault
+    if (this.#quiet) throw new Fault('unavailable', 'the channel to the guest is quiet for a snapshot; connect again')
     const id = this.#next++
     this.#ears.set(id, ear)
     return id
@@ -118,11 +123,19 @@ export class Wire {
   }
 
   send(stream: number, type: FrameType, payload: Buffer = Buffer.alloc(0), flags = 0): void {
-    if (this.#fault) return
+    if (this.#fault || this.#quiet) return
     const pieces = encodeFrame({ stream, type, flags, payload })
     if (pieces.length > 1) this.#socket.cork()
     for (const piece of pieces) this.#socket.write(piece)
     if (pieces.length > 1) this.#socket.uncork()
+  }
+
+  /**
+   * Nothing is sent any more. A byte that reached a machine which stands still would be in its memory and not in the state of its
+   * devices, and the snapshot could not be loaded.
+   */
+  hush(): void {
+    this.#quiet = true
   }
 
   close(): void {

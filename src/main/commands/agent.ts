@@ -27,6 +27,7 @@ export async function run(cli: Cli, command: AgentCommand): Promise<number> {
     directory,
     drivers,
     offer,
+    env: cli.env,
     clock: systemClock,
     random: systemRandom,
     log: openLog(),

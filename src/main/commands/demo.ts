@@ -10,7 +10,7 @@ import { busyboxImage, digestOf } from '../demo/image.ts'
 import { demoJobs } from '../demo/jobs.ts'
 import { serveDemo } from '../demo/source.ts'
 import type { RunningServer } from '../server.ts'
-import { type Dev, startDev } from './dev.ts'
+import { calledAs, type Dev, startDev } from './dev.ts'
 import { ended, urlOf } from './server.ts'
 
 const by = 'demo'
@@ -34,7 +34,7 @@ export async function run(cli: Cli, command: DevCommand): Promise<number> {
   for (const job of jobs) await applyJob(server.control, job, { by })
   try {
     for (const job of jobs) say(await outcome(server, job.name, cli.signal))
-    for (const line of whatToTry(server, jobs)) say(line)
+    for (const line of whatToTry(server, jobs, calledAs(cli))) say(line)
     await ended(cli.signal)
   } finally {
     say('\nStopping the example …')
@@ -71,28 +71,29 @@ async function outcome(server: RunningServer, name: string, signal: AbortSignal)
   return `  … ${name}: not waited for`
 }
 
-function whatToTry(server: RunningServer, jobs: readonly JobSpec[]): string[] {
+function whatToTry(server: RunningServer, jobs: readonly JobSpec[], tutti: string): string[] {
   const { view } = server.control.store
   const [first] = view.by('allocationsByJob', 'hello-web')
   const address = first && view.get('nodes', first.node)?.facts?.address
-  const web =
-    first?.ports.http && address
-      ? [`  curl http://${address}:${first.ports.http}     ask a copy of the web server`]
-      : []
+  const hasContainer = jobs.some(({ name }) => name === 'hello-container')
+  const tries: [command: string, what: string][] = [
+    [`${tutti} ps`, 'what runs where'],
+    [`${tutti} status hello-web`, 'one job in full'],
+    [`${tutti} logs -f hello-web`, 'its output'],
+  ]
+  if (first?.ports.http && address) tries.push([`curl http://${address}:${first.ports.http}`, 'ask a copy of it'])
+  tries.push([`${tutti} exec -it hello-web -- sh`, 'a shell beside it'])
+  tries.push(['kill -9 PID', `a PID that "${tutti} status hello-web" shows`])
+  tries.push([`${tutti} events -f`, 'watch how that is healed'])
+  tries.push([`${tutti} run --driver process -- uname -a`, 'a command of your own'])
+  if (hasContainer) tries.push([`${tutti} logs hello-container`, 'what a container says'])
+  else tries.push([`${tutti} doctor`, 'what to install to run containers'])
+  const widest = Math.max(...tries.map(([command]) => command.length))
   return [
     '',
     `The API is at ${urlOf(server)}/v1 (its description: /v1/openapi.json); the command line finds it by itself.`,
     'In another terminal, try:',
-    '  tutti ps                            what runs where',
-    '  tutti status hello-web              one job in full',
-    '  tutti logs -f hello-web             its output',
-    ...web,
-    '  tutti exec -it hello-web -- sh      a shell beside it',
-    '  kill -9 the pid that "tutti status" shows, and watch "tutti events -f" heal it',
-    '  tutti run --driver process -- uname -a',
-    ...(jobs.some((job) => job.name === 'hello-container')
-      ? ['  tutti logs hello-container']
-      : ['  (no container runtime here: "tutti doctor" says what to install)']),
+    ...tries.map(([command, what]) => `  ${command.padEnd(widest)}  ${what}`),
     '',
     'Ctrl-C stops the example and cleans up.',
   ]

@@ -18,12 +18,18 @@ import { ended, launchServer, urlOf } from './server.ts'
 export async function run(cli: Cli, command: DevCommand): Promise<number> {
   await using dev = await startDev(cli, command)
   cli.stdout.write(`Tutti is ready at ${urlOf(dev.server)}, with this machine as its node.\n`)
-  cli.stdout.write('Try: tutti nodes · tutti run --driver process -- echo hello · tutti ps\n')
+  const tutti = calledAs(cli)
+  cli.stdout.write(`Try: ${tutti} nodes · ${tutti} run --driver process -- echo hello · ${tutti} ps\n`)
   cli.stdout.write(
     'Ctrl-C ends the control plane and the agent; what they started goes on and is taken over next time.\n',
   )
   await ended(cli.signal)
   return 0
+}
+
+/** What to type to reach the command line again: a checkout is not in anybody's PATH. The launcher says it. */
+export function calledAs({ env }: Pick<Cli, 'env'>): string {
+  return env.TUTTI_CALLED_AS || 'tutti'
 }
 
 export interface Dev extends AsyncDisposable {
@@ -45,6 +51,7 @@ export async function startDev(cli: Cli, command: DevCommand): Promise<Dev> {
       directory,
       drivers,
       offer: { labels: {}, volumes: {}, hostPaths: [], counters: {} },
+      env: cli.env,
       clock: systemClock,
       random: systemRandom,
       log: openLog(),

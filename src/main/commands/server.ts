@@ -9,6 +9,7 @@ import { systemRandom } from '../../kit/system-random.ts'
 import { accessRoles } from '../../model/records.ts'
 import { openSqliteEngine } from '../../store/sqlite/sqlite-engine.ts'
 import { parseAddress } from '../address.ts'
+import { keepCompiledCode } from '../compiled-code.ts'
 import { openLog } from '../log.ts'
 import { type RunningServer, startServer } from '../server.ts'
 
@@ -106,6 +107,8 @@ export function urlOf({ host, port }: Pick<RunningServer, 'host' | 'port'>): str
   return `https://${reachable.includes(':') ? `[${reachable}]` : reachable}:${port}`
 }
 
+/** Until this process is told to end. */
 export async function ended(signal: AbortSignal): Promise<void> {
+  keepCompiledCode({ signal })
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }))
 }

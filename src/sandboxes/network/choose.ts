@@ -2,7 +2,8 @@ import { execFile } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { whyNoOriginalDestination } from './namespace/original-destination.ts'
+import { whyForwardBlocked } from './namespace/machine.ts'
+import { whyNoOriginalDestination } from './original-destination.ts'
 
 const run = promisify(execFile)
 
@@ -11,14 +12,14 @@ const run = promisify(execFile)
  */
 export interface NetworkChoice {
   kind: 'namespace' | 'user' | 'restricted'
-  /** Why nothing better, and what to do about it: one sentence each. Absent where the best was chosen. */
+  /** Why nothing better, and what to do about it: one sentence each. Absent where the best was chosen and works. */
   reason?: string
   remedy?: string
 }
 
 export async function chooseNetwork(): Promise<NetworkChoice> {
   const noNamespaces = await whyNoNamespaces()
-  if (noNamespaces === undefined) return { kind: 'namespace' }
+  if (noNamespaces === undefined) return { kind: 'namespace', ...(await whyForwardBlocked()) }
   const noUser = await whyNoUserNetwork()
   if (noUser === undefined) return { kind: 'user', ...noNamespaces }
   const reason = `${noNamespaces.reason}; ${noUser.reason}`

@@ -23,7 +23,7 @@ test('a traced packet says by which interface it came and where it wanted to go'
   const line = (table: string, rest: string) =>
     `trace id 1f0a ip ${table} denied packet: iif "ttn0-7" ether saddr 02:00:00:00:00:01 ip saddr 169.254.0.21 ip daddr 203.0.113.9 ip ttl 63 ${rest}`
   const read = (rest: string) => readTrace(line('tutti_net_0', rest), 'tutti_net_0')
-  const from = { device: 'ttn0-7', address: '203.0.113.9' }
+  const from = { device: 'ttn0-7', source: '169.254.0.21', address: '203.0.113.9' }
   assert.deepEqual(read('ip protocol udp ip length 33 udp sport 4000 udp dport 443 udp length 13'), {
     ...from,
     rest: ':443/udp',

@@ -16,8 +16,10 @@ export interface Place {
 }
 
 export interface Carried {
-  readonly name: string
-  readonly address: string
+  /** Empty while it is not known, and where the address alone was judged. */
+  name: string
+  /** Where it leads; empty while it is not known. */
+  address: string
   cut(): void
 }
 
@@ -25,8 +27,13 @@ export function openPlace(id: string, denials: Denials, egress?: Egress): Place 
   return { id, denials, carried: new Set(), lookups: 0, policy: egress === undefined ? denyAll : compilePolicy(egress) }
 }
 
+/** Ends what the new policy denies. */
 export function changePolicy(place: Place, policy: Policy): void {
   place.policy = policy
-  for (const carried of place.carried)
-    if (!policy.mayAsk(carried.name) || !policy.mayStandFor(carried.address)) carried.cut()
+  for (const carried of place.carried) if (!holds(policy, carried)) carried.cut()
+}
+
+function holds(policy: Policy, { name, address }: Carried): boolean {
+  if (address === '') return true
+  return name === '' ? policy.mayReach(address) : policy.mayAsk(name) && policy.mayStandFor(address)
 }

@@ -14,10 +14,13 @@ export interface NameServer extends AsyncDisposable {
   readonly port: number
 }
 
-interface Options {
-  host: string
+export interface AnswerOptions {
   clock: Clock
   resolve: Resolve
+}
+
+interface Options extends AnswerOptions {
+  host: string
   /** Whose address it is; nothing is answered to anybody else. */
   placeAt(address: string): Place | undefined
 }
@@ -32,7 +35,10 @@ export async function openNameServer(options: Options): Promise<NameServer> {
   const { host, clock, placeAt } = options
   const stopped = new AbortController()
   const answer = (bytes: Buffer, from: string) => answerQuery(bytes, placeAt(from), options, stopped.signal)
-  const tcp = createServer((socket) => void serveTcp(socket, answer, clock).catch(() => socket.destroy()))
+  const tcp = createServer((socket) => {
+    const from = socket.remoteAddress ?? ''
+    void serveTcp(socket, (bytes) => answer(bytes, from), clock).catch(() => socket.destroy())
+  })
   tcp.maxConnections = mostTcpConnections
   const sockets = new Set<Socket>()
   tcp.on('connection', (socket) => {
@@ -68,13 +74,12 @@ export async function openNameServer(options: Options): Promise<NameServer> {
 }
 
 /** Messages one after the other, each behind its length (RFC 1035, 4.2.2). */
-async function serveTcp(
+export async function serveTcp(
   socket: Socket,
-  answer: (bytes: Buffer, from: string) => Promise<Buffer | undefined>,
+  answer: (bytes: Buffer) => Promise<Buffer | undefined>,
   clock: Clock,
 ): Promise<void> {
   socket.on('error', () => {})
-  const from = socket.remoteAddress ?? ''
   let waiting = Buffer.alloc(0)
   using idle = deadline(clock, idleMs)
   idle.signal.addEventListener('abort', () => socket.destroy())
@@ -82,7 +87,7 @@ async function serveTcp(
     waiting = Buffer.concat([waiting, chunk])
     while (waiting.length >= 2 && waiting.length >= 2 + waiting.readUInt16BE(0)) {
       const length = waiting.readUInt16BE(0)
-      const reply = await answer(waiting.subarray(2, 2 + length), from)
+      const reply = await answer(waiting.subarray(2, 2 + length))
       waiting = waiting.subarray(2 + length)
       if (reply === undefined) return void socket.destroy()
       const size = Buffer.alloc(2)
@@ -92,10 +97,10 @@ async function serveTcp(
   }
 }
 
-async function answerQuery(
+export async function answerQuery(
   bytes: Buffer,
   place: Place | undefined,
-  { clock, resolve }: Options,
+  { clock, resolve }: AnswerOptions,
   stopped: AbortSignal,
 ): Promise<Buffer | undefined> {
   const query = readQuery(bytes)

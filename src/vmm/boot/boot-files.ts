@@ -1,6 +1,7 @@
 import { Fault } from '../../model/fault.ts'
 import { makeInitramfs } from './initramfs.ts'
 import { type FindKernelOptions, findKernel, kernelRemedy } from './kernel.ts'
+import { unpackKernel } from './vmlinux.ts'
 
 export interface BootFilesOptions extends FindKernelOptions {
   /** The guest agent's program for this architecture. */
@@ -18,5 +19,8 @@ export async function bootFiles(options: BootFilesOptions): Promise<{ kernel: st
       'unavailable',
       `no Linux kernel for ${options.arch} guests was found; ${kernelRemedy(options.arch)}`,
     )
-  return { kernel: kernel.path, initrd: await makeInitramfs({ ...options, kernel }) }
+  const initrd = await makeInitramfs({ ...options, kernel })
+  // One packed in a way that we do not know still unpacks itself.
+  const unpacked = await unpackKernel(kernel.path, options.directory).catch(() => kernel.path)
+  return { kernel: unpacked, initrd }
 }

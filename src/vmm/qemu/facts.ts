@@ -1,12 +1,11 @@
-import { createHash } from 'node:crypto'
-import { constants } from 'node:fs'
-import { access, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { release } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { findKernel, kernelRemedy } from '../boot/kernel.ts'
+import { hostCpu, mayRun, mayWrite } from '../host.ts'
 import type { VmmFacts } from '../vmm.ts'
 import { askQemu, type QemuAnswers } from './ask.ts'
 import type { MachineKind } from './command.ts'
@@ -110,16 +109,6 @@ async function compatOf({ type, accelerator, cpu }: MachineKind, version: string
   return ['qemu', version.split('.').slice(0, 2).join('.'), type, accelerator, model].join(' ')
 }
 
-/** Short, and the same for processors that can do the same. */
-async function hostCpu(): Promise<string> {
-  const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '')
-  const lines = text.split('\n').filter((line) => /^(model name|flags|Features|CPU (implementer|part))\s*:/.test(line))
-  return createHash('sha256')
-    .update([...new Set(lines)].join('\n'))
-    .digest('hex')
-    .slice(0, 12)
-}
-
 async function networksOf({ netdevs }: QemuAnswers): Promise<VmmFacts['can']['networks']> {
   const tap = netdevs.includes('tap') && (await mayWrite('/dev/net/tun')) && process.getuid?.() === 0
   return [
@@ -211,18 +200,7 @@ function keptIn(directory: string, arch: Arch): string {
 async function findProgram(name: string): Promise<string | undefined> {
   for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
     const path = join(directory, name)
-    if (await may(path, constants.X_OK)) return path
+    if (await mayRun(path)) return path
   }
   return undefined
-}
-
-function mayWrite(path: string): Promise<boolean> {
-  return may(path, constants.R_OK | constants.W_OK)
-}
-
-async function may(path: string, mode: number): Promise<boolean> {
-  return access(path, mode).then(
-    () => true,
-    () => false,
-  )
 }

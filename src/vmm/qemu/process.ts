@@ -107,14 +107,17 @@ export async function endProcess(directory: string, clock: Clock): Promise<void>
 /** The error with QEMU's own last words. */
 export async function explained(error: unknown, directory: string): Promise<unknown> {
   const words = await lastWords(directory)
-  if (words === '' || !(error instanceof Fault)) return error
+  if (words === '' || !(error instanceof Fault) || error.message.includes(words)) return error
   return new Fault(error.code, `${error.message}: ${words}`, { cause: error.cause })
 }
 
 async function lastWords(directory: string): Promise<string> {
   const text = await readFile(filesOf(directory).log, 'utf8').catch(() => '')
   const lines = text.split('\n').map((line) => line.replace(/^\S*qemu-system-\w+: /, '').trim())
-  return (lines.filter((line) => line !== '' && !harmless.test(line)).at(-1) ?? '').slice(0, 500)
+  const telling = lines.filter((line) => line !== '' && !harmless.test(line))
+  // Why it was not loaded is said before that.
+  const causes = telling.filter((line) => !line.startsWith('load of migration failed'))
+  return ([...telling, ...causes].at(-1) ?? '').slice(0, 500)
 }
 
 /** Said of every machine: its network's other end comes later, and saved devices carry no description of themselves. */

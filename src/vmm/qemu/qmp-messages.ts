@@ -52,7 +52,8 @@ const Message = z.union([
     .refine((message) => 'return' in message)
     .transform((message): QmpMessage => ({ kind: 'return', id: message.id, value: message.return })),
   z
-    .object({ error: z.object({ desc: z.string() }), id: z.int().optional() })
+    // The id is not ours when QEMU did not understand where what we said began.
+    .object({ error: z.object({ desc: z.string() }), id: z.int().optional().catch(undefined) })
     .transform(({ id, error }): QmpMessage => ({ kind: 'error', id, description: error.desc })),
   z
     .object({ event: z.string(), data: z.record(z.string(), z.unknown()).default({}) })

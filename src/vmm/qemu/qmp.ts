@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net'
-import type { Clock } from '../../kit/clock.ts'
+import { type Clock, deadline } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { type QmpMessage, qmpDecoder } from './qmp-messages.ts'
 
@@ -26,17 +26,23 @@ export interface ConnectOptions {
   gone?: () => string | undefined
 }
 
-/** Connects as soon as QEMU listens, and negotiates. */
+/**
+ * Connects as soon as QEMU listens, and negotiates; anew when nothing comes back, since a QEMU that has not understood the
+ * beginning of a message waits for its end for ever, and begins afresh with every client.
+ */
 export async function connectQmp(options: ConnectOptions): Promise<Qmp> {
-  const socket = await connectSocket(options)
-  const qmp = new QmpConnection(socket)
-  try {
-    await qmp.ready(options.signal)
-    await qmp.execute('qmp_capabilities', {}, options)
-    return qmp
-  } catch (error) {
-    qmp[Symbol.dispose]()
-    throw error
+  for (;;) {
+    const socket = await connectSocket(options)
+    const qmp = new QmpConnection(socket)
+    using patience = deadline(options.clock, 3000, options.signal)
+    try {
+      await qmp.ready(patience.signal)
+      await qmp.execute('qmp_capabilities', {}, patience)
+      return qmp
+    } catch (error) {
+      qmp[Symbol.dispose]()
+      if (options.signal.aborted || !patience.signal.aborted) throw error
+    }
   }
 }
 
@@ -160,10 +166,19 @@ class QmpConnection implements Qmp {
   #take(message: QmpMessage): void {
     if (message.kind === 'greeting') this.version = message.version
     if (message.kind === 'return') this.#waiting.get(message.id)?.resolve(message.value)
-    if (message.kind === 'error' && message.id !== undefined)
-      this.#waiting.get(message.id)?.reject(new Error(message.description))
+    if (message.kind === 'error') this.#refuse(message.id, new Error(message.description))
     if (message.kind === 'event') this.#last.set(message.name, message.data)
     for (const listener of this.#listeners) listener(message)
+  }
+
+  /** What is refused without its number may be any of what was asked. */
+  #refuse(id: number | undefined, error: Error): void {
+    if (id !== undefined) {
+      this.#waiting.get(id)?.reject(error)
+      return
+    }
+    const fault = new Fault('unavailable', 'QEMU did not understand what it was told', { cause: error })
+    for (const { reject } of this.#waiting.values()) reject(fault)
   }
 
   #gone(): Fault {

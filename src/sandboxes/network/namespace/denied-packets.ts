@@ -11,6 +11,7 @@ import type { Log } from '../../../kit/log.ts'
 export interface DeniedPacket {
   /** The host's interface that it came in by. */
   device: string
+  source: string
   address: string
   /** Such as `:443/udp` or `/icmp`. */
   rest: string
@@ -23,15 +24,20 @@ export async function watchDeniedPackets({
   onDenied,
   clock,
   log,
+  through = [],
 }: {
   table: string
+  /** Puts the program into another namespace. */
+  through?: readonly string[]
   onDenied: (packet: DeniedPacket) => void
   clock: Clock
   log: Log
 }): Promise<AsyncDisposable> {
   const stopped = new AbortController()
+  // A change of namespaces forgets the wish to die with us, so that it is wished after it.
+  const [file = '', ...args] = [...through, 'setpriv', '--pdeathsig', 'KILL', 'nft', '--numeric', 'monitor', 'trace']
   const watch = () => {
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nft', '--numeric', 'monitor', 'trace'], {
+    const child = spawn(file, args, {
       stdio: ['ignore', 'pipe', 'ignore'],
     })
     child.on('error', () => {})
@@ -67,11 +73,12 @@ export async function watchDeniedPackets({
 /** One line of `nft monitor trace`; only those that show a packet of our table say where it went. */
 export function readTrace(line: string, table: string): DeniedPacket | undefined {
   if (!line.includes(` ${table} `) || !line.includes(' packet: ')) return undefined
-  const device = / iif "([^"]{1,15})"/.exec(line)?.[1]
+  const device = / [io]if "([^"]{1,15})"/.exec(line)?.[1]
+  const source = / ip saddr ([\d.]{7,15}) /.exec(line)?.[1]
   const address = / ip daddr ([\d.]{7,15}) /.exec(line)?.[1]
-  if (device === undefined || address === undefined) return undefined
+  if (device === undefined || source === undefined || address === undefined) return undefined
   const port = / (tcp|udp|sctp|dccp|udplite) dport (\d{1,5})/.exec(line)
   const protocol = / ip protocol ([\w-]{1,12})/.exec(line)?.[1]
   const rest = port ? `:${port[2]}/${port[1]}` : `/${/ icmp type /.test(line) ? 'icmp' : (protocol ?? 'ip')}`
-  return { device, address, rest }
+  return { device, source, address, rest }
 }

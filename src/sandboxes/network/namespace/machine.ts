@@ -1,6 +1,8 @@
 import { readFile, stat, writeFile } from 'node:fs/promises'
+import { z } from 'zod'
 import type { Log } from '../../../kit/log.ts'
 import { namespaceOf, type Slot } from './layout.ts'
+import { runScript } from './script.ts'
 
 /** What the kernel says of the places on the network, and the one thing that has to be set on the whole machine. */
 export async function isThere(id: string, slot: Slot): Promise<boolean> {
@@ -21,3 +23,36 @@ export async function forwardPackets(log: Log): Promise<void> {
   await writeFile(file, '1')
   log.info({}, 'this machine forwards IPv4 packets from now on, which the network of sandboxes needs')
 }
+
+/**
+ * Somebody else's filter that drops what is forwarded unless a rule of theirs lets it pass, as Docker sets it up: no rule of
+ * ours can undo that.
+ */
+export async function whyForwardBlocked(): Promise<{ reason: string; remedy: string } | undefined> {
+  const listed = await runScript('exec nft -j list chains', 'listing packet filters').catch(() => '{}')
+  const { data } = Chains.safeParse(JSON.parse(listed))
+  const chain = data?.nftables
+    .flatMap((entry) => entry.chain ?? [])
+    .find((one) => one.hook === 'forward' && one.policy === 'drop' && ['ip', 'inet'].includes(one.family))
+  if (chain === undefined) return undefined
+  return {
+    reason: `table ${chain.family} ${chain.table}, chain ${chain.name} drops forwarded packets unless its own rules accept them`,
+    remedy: 'let it accept packets from and to interfaces named ttn*; for Docker, in its chain DOCKER-USER',
+  }
+}
+
+const Chains = z.object({
+  nftables: z.array(
+    z.object({
+      chain: z
+        .object({
+          family: z.string(),
+          table: z.string(),
+          name: z.string(),
+          hook: z.string().optional(),
+          policy: z.string().optional(),
+        })
+        .optional(),
+    }),
+  ),
+})

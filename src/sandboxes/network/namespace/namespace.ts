@@ -6,20 +6,21 @@ import type { Random } from '../../../kit/random.ts'
 import { parseAddress } from '../../../model/egress.ts'
 import { Fault } from '../../../model/fault.ts'
 import type { SandboxLink, SandboxNetwork } from '../../network.ts'
+import { isOurs } from '../carry.ts'
 import { openDenials } from '../denials.ts'
+import { type Note, openNotes } from '../notes.ts'
+import { openOriginalDestination } from '../original-destination.ts'
 import { changePolicy, openPlace, type Place } from '../place.ts'
-import { compilePolicy } from '../policy.ts'
-import { isOurs, openProxy } from '../proxy.ts'
+import { compilePolicy, denyAll } from '../policy.ts'
+import { openProxy } from '../proxy.ts'
 import { type Resolve, resolveWithSystem } from '../resolve.ts'
 import { openNameServer } from '../resolver.ts'
 import { claimBlock, releaseBlock } from './block.ts'
 import { type DeniedPacket, watchDeniedPackets } from './denied-packets.ts'
 import { guest, namespaceOf, slotCount, slotOf } from './layout.ts'
-import { devicesOf, forwardPackets, isThere } from './machine.ts'
-import { type Note, openNotes } from './notes.ts'
-import { openOriginalDestination } from './original-destination.ts'
+import { devicesOf, forwardPackets, isThere, whyForwardBlocked } from './machine.ts'
 import { hostRules, policyRules } from './rules.ts'
-import { closeScript, openScript, rulesScript, runScript } from './script.ts'
+import { closeScript, openScript, rulesScript, runScript, sweepScript } from './script.ts'
 
 /**
  * A network namespace for every sandbox: a tap for its VM inside, a cable to the host, and a packet filter between the two
@@ -58,6 +59,9 @@ export async function openNamespaceNetwork({
 
   await runScript(`exec ip address replace ${block.gateway}/32 dev lo`, 'giving this machine an address for sandboxes')
   await forwardPackets(log)
+  const blocked = await whyForwardBlocked()
+  if (blocked !== undefined)
+    log.warn(blocked, 'sandboxes may reach nothing: the packet filter of this machine is in the way')
   await using undo = new AsyncDisposableStack()
   const first = parseAddress(block.gateway) ?? 0
   const placeAt = (address = '') => places.get(((parseAddress(address) ?? first) - first) >> 1)
@@ -87,7 +91,7 @@ export async function openNamespaceNetwork({
         await remove(note)
         throw error
       }
-      return enter(note)
+      return enter(note, policyRules(denyAll))
     },
     adopt: async (id) => {
       const note = notes.all.get(id)
@@ -103,7 +107,7 @@ export async function openNamespaceNetwork({
         if (!keep.has(note.id)) await (links.get(note.id)?.close() ?? remove(note))
       const used = new Set([...notes.all.values()].map((note) => slotOf(block, note.slot).device))
       for (const device of await devicesOf(block.devices))
-        if (!used.has(device)) await runScript(`exec ip link delete ${device}`, `removing the interface ${device}`)
+        if (!used.has(device)) await runScript(sweepScript(device), `removing the interface ${device}`)
     },
     async [Symbol.asyncDispose]() {
       for (const place of places.values()) place.denials.end()
@@ -127,8 +131,10 @@ export async function openNamespaceNetwork({
     return next
   }
 
-  function enter(note: Note): SandboxLink {
+  /** `applied`: the rules it surely has, so that setting them again costs nothing. */
+  function enter(note: Note, applied?: string): SandboxLink {
     const { id } = note
+    let rulesNow = applied
     const place = openPlace(id, openDenials(clock), note.egress)
     places.set(note.slot, place)
     let closing: Promise<void> | undefined
@@ -141,8 +147,10 @@ export async function openNamespaceNetwork({
         const turn = last.then(async () => {
           if (closing !== undefined) throw new Fault('conflict', `the network of the sandbox ${id} is closed`)
           const policy = compilePolicy(egress)
+          const rules = policyRules(policy)
           changePolicy(place, policy)
-          await runScript(rulesScript(id, policyRules(policy)), `setting what the sandbox ${id} may reach`)
+          if (rules !== rulesNow) await runScript(rulesScript(id, rules), `setting what the sandbox ${id} may reach`)
+          rulesNow = rules
           await notes.write({ ...note, egress })
         })
         last = turn.catch(() => {})
@@ -150,8 +158,11 @@ export async function openNamespaceNetwork({
       },
       close: () => {
         closing ??= last.then(async () => {
-          await remove(note)
-          changePolicy(place, compilePolicy({ mode: 'deny' }))
+          changePolicy(place, denyAll)
+          await remove(note).catch((error: unknown) => {
+            closing = undefined
+            throw error
+          })
           place.denials.end()
           places.delete(note.slot)
           links.delete(id)

@@ -47,6 +47,14 @@ if [ -e /run/netns/${namespaceOf(id)} ]; then ip netns delete ${namespaceOf(id)}
 `
 }
 
+/** Removes an interface that no note speaks of, with the namespace at its other end when that is one of ours. */
+export function sweepScript(device: string): string {
+  return `namespace=$(ip link show dev ${device} | sed -n 's/.*link-netns \\(tutti-[0-9a-z]*\\).*/\\1/p')
+ip link delete ${device}
+if [ -n "$namespace" ]; then ip netns delete "$namespace"; fi
+`
+}
+
 /** Runs shell text; rejects with what went wrong, in one sentence. */
 export async function runScript(script: string, what: string): Promise<string> {
   const child = spawn('sh', ['-s'], { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, LC_ALL: 'C' } })

@@ -1,13 +1,20 @@
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { Egress } from '../../../model/sandbox.ts'
+import { Egress } from '../../model/sandbox.ts'
 
 /**
  * Which sandbox has which slot and what it may reach, a file each: written before anything is made and removed after all of
  * it is gone, so that the next agent finds whatever this one leaves.
  */
-export const Note = z.strictObject({ id: z.string().regex(/^[0-9a-z]{1,32}$/), slot: z.int().min(1), egress: Egress })
+export const Note = z.strictObject({
+  /** Safe as a file name, and in the text of a command. */
+  id: z.string().regex(/^[0-9a-z]{1,32}$/),
+  slot: z.int().min(1).max(10_000),
+  egress: Egress,
+  /** The process that carries its packets, where there is one: its id, and when it began as the kernel counts. */
+  carrier: z.strictObject({ pid: z.int().min(1), began: z.string().max(30) }).optional(),
+})
 export type Note = z.infer<typeof Note>
 
 export interface Notes {
@@ -28,6 +35,7 @@ export async function openNotes(directory: string): Promise<Notes> {
   return {
     all,
     async write(note) {
+      Note.parse(note)
       all.set(note.id, note)
       await writeFile(`${fileOf(note.id)}.new`, JSON.stringify(note), { mode: 0o600 })
       await rename(`${fileOf(note.id)}.new`, fileOf(note.id))

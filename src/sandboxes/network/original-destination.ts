@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
-import { formatAddress } from '../../../model/egress.ts'
-import { Fault } from '../../../model/fault.ts'
+import { formatAddress } from '../../model/egress.ts'
+import { Fault } from '../../model/fault.ts'
 
 /**
  * Where a connection meant to go that the packet filter led to us: the kernel knows, and says so by a socket option that

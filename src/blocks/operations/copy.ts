@@ -1,0 +1,205 @@
+import { Fault } from '../../model/fault.ts'
+import type { BuildId } from '../../model/ids.ts'
+import { decodeChunk } from '../codec.ts'
+import { keyOf, toHash } from '../hash.ts'
+import type { Manifest } from '../manifest.ts'
+import { buildKey, packKey } from '../objects/keys.ts'
+import type { ObjectStore } from '../objects.ts'
+import {
+  corruptPack,
+  entryBytes,
+  maxPackBytes,
+  type PackIndex,
+  type Place,
+  packHead,
+  sealPack,
+  writeEntry,
+} from '../pack.ts'
+import { readManifest, writeReference } from '../store/builds.ts'
+import { inLanes } from '../store/chunk-reader.ts'
+import { condemnedPacks, readCondemned } from '../store/condemned.ts'
+import { lookUpBytes, takeTurns } from '../turns.ts'
+import { idsOf, imagesOf, openOf } from './images.ts'
+import { type BuildSource, entriesOf, readBuilds } from './source.ts'
+
+export interface CopyReport {
+  /** Chunks and map pages that the build consists of. */
+  chunks: number
+  /** Of them, those that were there already. */
+  presentChunks: number
+  copiedPacks: number
+  /** Packs that were made because the others held mostly what is not needed, or what is there already. */
+  madePacks: number
+  copiedBytes: number
+}
+
+export interface CopyOptions {
+  signal?: AbortSignal
+  /** The name that the build gets there; nothing that has no name is kept for long. */
+  reference?: string
+  onProgress?: (bytes: number) => void
+}
+
+/** Packs under way at the same time; each is in memory whole. */
+const lanes = 3
+
+/**
+ * Copies a build to another store: only chunks that are not there, verified on the way, in the order packs, manifest,
+ * reference. When it breaks off, the next copy goes on where this one was, since packs are there whole or not at all.
+ */
+export async function copyBuild(
+  from: BuildSource,
+  to: ObjectStore,
+  id: BuildId,
+  { signal, reference, onProgress }: CopyOptions = {},
+): Promise<CopyReport> {
+  const manifest = await from.manifest(id)
+  const needed = await neededBy(from, manifest)
+  const report: CopyReport = { chunks: needed.size, presentChunks: 0, copiedPacks: 0, madePacks: 0, copiedBytes: 0 }
+  const packs = await findPresent(needed, manifest, to)
+  report.presentChunks = report.chunks - needed.size
+  const put = async (name: string, bytes: Buffer): Promise<void> => {
+    await to.put(packKey(name), bytes, { size: bytes.length, ...(signal ? { signal } : {}) })
+    packs.add(name)
+    report.copiedBytes += bytes.length
+    onProgress?.(report.copiedBytes)
+  }
+  const { whole, parts } = plan(needed)
+  await inLanes(whole, lanes, async (pack) => {
+    signal?.throwIfAborted()
+    await put(pack.name, await readWholePack(from, pack))
+    report.copiedPacks++
+  })
+  for (const part of parts) {
+    signal?.throwIfAborted()
+    const { name, bytes } = await makePack(from, part)
+    await put(name, bytes)
+    report.madePacks++
+  }
+  signal?.throwIfAborted()
+  const body = Buffer.from(JSON.stringify({ ...manifest, packs: [...packs] } satisfies Manifest))
+  await to.put(buildKey(id), body, { size: body.length })
+  if (reference) await writeReference(to, reference, id)
+  return report
+}
+
+interface Needed {
+  id: Uint8Array
+  pack: PackIndex
+  place: Place
+}
+
+async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, Needed>> {
+  const needed = new Map<string, Needed>()
+  const among = new Set(manifest.packs)
+  const mayGoOn = takeTurns()
+  for (const [, image] of imagesOf(manifest)) {
+    for (const { id } of idsOf(await openOf(from, manifest, image))) {
+      await mayGoOn(lookUpBytes)
+      const key = keyOf(id)
+      if (needed.has(key)) continue
+      const found = from.find(id, among) ?? from.find(id)
+      if (!found)
+        throw new Fault('conflict', `chunk ${toHash(id)} of build ${manifest.id} is missing in ${from.objects.url}`)
+      needed.set(key, { id: Uint8Array.from(id), ...found })
+    }
+  }
+  return needed
+}
+
+/** Takes out of `needed` what the other store has, and gives the packs that have it. */
+async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: ObjectStore): Promise<Set<string>> {
+  const used = new Set<string>()
+  const there = readBuilds(to)
+  const condemned = condemnedPacks(await readCondemned(to))
+  const take = async (names: readonly string[]): Promise<void> => {
+    await inLanes(
+      names.filter((name) => !condemned.has(name) && !used.has(name)),
+      8,
+      async (name) => {
+        if (needed.size === 0) return
+        // A pack that cannot be read has nothing; a whole one of its name replaces it.
+        const pack = await there.pack(name).catch((error: Fault) => {
+          if (error.code !== 'conflict') throw error
+        })
+        if (!pack) return
+        for (const { key } of entriesOf(pack)) if (needed.delete(key)) used.add(name)
+      },
+    )
+  }
+  await take((await readManifest(to, manifest.id).catch(() => undefined))?.packs ?? [])
+  await take(manifest.packs)
+  if (needed.size > 0) {
+    const others: string[] = []
+    for await (const { key } of to.list('packs/')) others.push(key.slice('packs/'.length))
+    await take(others.filter((name) => /^[0-9a-f]{64}$/.test(name)))
+  }
+  return used
+}
+
+/** Packs of which most is needed are copied as they are; what is needed of the others is put together in new ones. */
+function plan(needed: ReadonlyMap<string, Needed>): { whole: PackIndex[]; parts: Needed[][] } {
+  const byPack = new Map<PackIndex, Needed[]>()
+  for (const each of needed.values()) {
+    const list = byPack.get(each.pack)
+    if (list) list.push(each)
+    else byPack.set(each.pack, [each])
+  }
+  const whole: PackIndex[] = []
+  const parts: Needed[][] = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const [pack, list] of [...byPack].sort(([a], [b]) => (a.name < b.name ? -1 : 1))) {
+    if (list.reduce((sum, { place }) => sum + place.storedBytes + entryBytes, 0) * 2 >= pack.size) {
+      whole.push(pack)
+      continue
+    }
+    for (const each of list.sort((a, b) => a.place.offset - b.place.offset)) {
+      const more = each.place.storedBytes + entryBytes
+      if (bytes + more > maxPackBytes - 1024) {
+        parts.push([])
+        bytes = 0
+      }
+      parts.at(-1)?.push(each)
+      bytes += more
+    }
+  }
+  return { whole, parts }
+}
+
+/** All of a pack, every chunk verified; read once more when it came corrupt. */
+async function readWholePack(from: BuildSource, pack: PackIndex): Promise<Buffer> {
+  const bytes = await from.objects.get(packKey(pack.name))
+  const bad = await firstCorrupt(pack, bytes)
+  if (bad === undefined) return bytes
+  const again = await from.objects.get(packKey(pack.name))
+  const stillBad = await firstCorrupt(pack, again)
+  if (stillBad === undefined) return again
+  throw corruptPack(pack.name, `${stillBad} in ${from.objects.url}`)
+}
+
+/** What is wrong with a pack's bytes, or undefined. */
+async function firstCorrupt(pack: PackIndex, bytes: Buffer): Promise<string | undefined> {
+  if (bytes.length !== pack.size) return `it has ${bytes.length} bytes, not ${pack.size}`
+  if (!bytes.subarray(0, packHead.length).equals(packHead)) return 'it does not begin like a pack'
+  const mayGoOn = takeTurns()
+  for (const { id, place } of entriesOf(pack)) {
+    await mayGoOn(place.bytes)
+    if (!decodeChunk(id, bytes.subarray(place.offset, place.offset + place.storedBytes), place))
+      return `chunk ${toHash(id)} is not what its hash says`
+  }
+  return undefined
+}
+
+async function makePack(from: BuildSource, part: readonly Needed[]): Promise<{ name: string; bytes: Buffer }> {
+  const entries = Buffer.alloc(part.length * entryBytes)
+  const pieces: Buffer[] = [packHead]
+  let offset = packHead.length
+  for (const [n, { id, pack, place }] of part.entries()) {
+    const { stored } = await from.read(pack, id, place)
+    writeEntry(entries, n * entryBytes, id, { ...place, offset })
+    pieces.push(stored)
+    offset += stored.length
+  }
+  const { name, trailer } = sealPack(entries, offset)
+  return { name, bytes: Buffer.concat([...pieces, trailer]) }
+}

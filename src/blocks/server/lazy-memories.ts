@@ -1,0 +1,151 @@
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import type { Clock } from '../../kit/clock.ts'
+import { BuildId } from '../../model/ids.ts'
+import type { DiskThreads } from './disk-threads.ts'
+import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse } from './fuse-mount.ts'
+import type { HeldMemory, Memories } from './memories.ts'
+
+/** How long nobody may have waited before the rest is fetched, and how often that is waited for. */
+const quietMs = 500
+const maximumRounds = 60
+
+/** Who has it, kept for the next block server: the mount outlives this one. */
+const LazyNote = z.strictObject({ holders: z.array(z.string().max(64)) })
+
+interface LazyMemory {
+  directory: string
+  mount: FuseMount
+  holders: Set<string>
+}
+
+export interface LazyMemoriesOptions {
+  directory: string
+  memories: Memories
+  threads: DiskThreads
+  clock: Clock
+  /** Whether they are completed in the background. */
+  backgroundFill: boolean
+}
+
+/**
+ * Memories that are given out before they have arrived: a file that fetches what is touched, while the rest comes in the
+ * background. Once it is all there, whoever comes next is given the complete one.
+ */
+export class LazyMemories {
+  readonly #options: LazyMemoriesOptions
+  readonly #open = new Map<BuildId, Promise<LazyMemory>>()
+  readonly #end = new AbortController()
+  readonly isPossible: boolean = canMountFuse()
+
+  constructor(options: LazyMemoriesOptions) {
+    this.#options = options
+  }
+
+  /** Takes up the mounts that are in use, and takes away those that nobody serves any more. */
+  async resume(): Promise<void> {
+    const { directory, memories } = this.#options
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    for (const name of readdirSync(directory)) {
+      const own = join(directory, name)
+      const mount = findMount(own)
+      const build = BuildId.safeParse(name)
+      const holders = readHolders(own)
+      if (mount === undefined || !build.success || holders.length === 0) {
+        await cleanUp(own)
+        rmSync(own, { recursive: true, force: true })
+        continue
+      }
+      const [held] = await Promise.all(holders.map((holder) => memories.open(build.data, holder)))
+      if (held) await this.#serve(held, own)
+      this.#open.set(build.data, Promise.resolve({ directory: own, mount, holders: new Set(holders) }))
+    }
+  }
+
+  async open(held: HeldMemory, holder: string): Promise<string> {
+    let opening = this.#open.get(held.build)
+    if (opening === undefined) {
+      opening = this.#start(held)
+      this.#open.set(held.build, opening)
+      opening.catch(() => this.#open.delete(held.build))
+    }
+    const lazy = await opening
+    lazy.holders.add(holder)
+    keepHolders(lazy)
+    return lazy.mount.path
+  }
+
+  async release(build: BuildId, holder: string): Promise<void> {
+    const lazy = await this.#open.get(build)
+    if (lazy === undefined || !lazy.holders.delete(holder)) return
+    keepHolders(lazy)
+    if (lazy.holders.size > 0) return
+    this.#open.delete(build)
+    await lazy.mount.unmount()
+    await this.#options.threads.close(exportName(build))
+    rmSync(lazy.directory, { recursive: true, force: true })
+  }
+
+  /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
+  async #fill({ filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
+    const { signal } = this.#end
+    const first = prefetch.filter((chunk) => chunk < filler.chunks)
+    await reader.prefetch(first, { signal })
+    for (const chunk of first) {
+      signal.throwIfAborted()
+      await filler.fill(chunk, chunk)
+    }
+    for (let seen = -1, rounds = 0; seen !== filler.asked && rounds < maximumRounds; rounds += 1) {
+      seen = filler.asked
+      await this.#options.clock.sleep(quietMs, { signal })
+    }
+    await complete()
+  }
+
+  [Symbol.dispose](): void {
+    this.#end.abort()
+  }
+
+  async #start(held: HeldMemory): Promise<LazyMemory> {
+    const directory = join(this.#options.directory, held.build)
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    const socket = await this.#serve(held, directory)
+    const { size } = held.image
+    const mount = await mountFuse({ directory, socket, size, clock: this.#options.clock })
+    return { directory, mount, holders: new Set() }
+  }
+
+  async #serve(held: HeldMemory, directory: string): Promise<string> {
+    const socket = join(directory, 's')
+    const base = { ...held.local, key: exportName(held.build) }
+    const size = held.image.size
+    await this.#options.threads.open(exportName(held.build), { socket, overlay: undefined, size, base, bootId: 0n })
+    if (this.#options.backgroundFill) this.#fill(held).catch(() => {}) // what is missing is fetched when it is touched
+    return socket
+  }
+}
+
+const prefix = 'memory-'
+
+function exportName(build: BuildId): string {
+  return `${prefix}${build}`
+}
+
+/** The build whose memory is asked for under this key; undefined for other keys. */
+export function buildOfKey(key: string): BuildId | undefined {
+  return key.startsWith(prefix) ? (key.slice(prefix.length) as BuildId) : undefined
+}
+
+function keepHolders({ directory, holders }: LazyMemory): void {
+  writeFileSync(join(directory, 'holders.json'), JSON.stringify({ holders: [...holders] }), { mode: 0o600 })
+}
+
+function readHolders(directory: string): string[] {
+  try {
+    return LazyNote.parse(JSON.parse(readFileSync(join(directory, 'holders.json'), 'utf8'))).holders
+  } catch {
+    return []
+  }
+}

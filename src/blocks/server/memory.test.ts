@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '../../kit/random.ts'
+import type { BuildId } from '../../model/ids.ts'
+import { fresh, readImage, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
+import { openTestServer, storeRequest, type TestServer, without } from './testing.ts'
+
+const size = 8 << 20
+const pageBytes = 4096
+const skip = process.platform !== 'linux' ? 'needs Linux' : without('cc')
+
+/** Maps a file as a machine maps its memory, writes pages as it is told, and tells what it sees. */
+const program = `
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+int main(int argc, char **argv) {
+  unsigned long size = SIZE, page, value;
+  int shared = !strcmp(argv[2], "shared");
+  int fd = open(argv[1], O_RDWR);
+  unsigned char *m = mmap(0, size, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+  if (m == MAP_FAILED) { perror(argv[1]); return 1; }
+  char what;
+  puts("mapped"); fflush(stdout);
+  while (scanf(" %c %lu %lu", &what, &page, &value) == 3) {
+    if (what == 'w') memset(m + page * 4096, value, 4096);
+    printf("%d\\n", m[page * 4096]); fflush(stdout);
+  }
+  return 0;
+}`
+
+let scratch: Awaited<ReturnType<typeof temporaryDirectory>>
+let binary: string
+before(async () => {
+  if (skip) return
+  scratch = await temporaryDirectory()
+  binary = join(scratch.path, 'mapper')
+  writeFileSync(`${binary}.c`, program)
+  execFileSync('cc', ['-O1', `-DSIZE=${size}ul`, '-o', binary, `${binary}.c`])
+})
+after(async () => {
+  await scratch?.[Symbol.asyncDispose]()
+})
+
+interface Mapper extends AsyncDisposable {
+  pid: number
+  /** Value of the page's first byte, after writing it when told to. */
+  write(page: number, value: number): Promise<number>
+  read(page: number): Promise<number>
+}
+
+async function map(path: string, how: 'private' | 'shared'): Promise<Mapper> {
+  const child: ChildProcess = spawn(binary, [path, how], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const { stdin, stdout, pid } = child
+  assert.ok(stdin && stdout && pid)
+  const lines = createInterface({ input: stdout })[Symbol.asyncIterator]()
+  const exited = once(child, 'exit')
+  assert.equal((await lines.next()).value, 'mapped')
+  const ask = async (line: string) => {
+    stdin.write(`${line}\n`)
+    return Number((await lines.next()).value)
+  }
+  return {
+    pid,
+    write: (page, value) => ask(`w ${page} ${value}`),
+    read: (page) => ask(`r ${page} 0`),
+    async [Symbol.asyncDispose]() {
+      stdin.end()
+      await exited
+    },
+  }
+}
+
+/** A build with memory, made as a machine that boots makes it. */
+async function bootedBuild(server: TestServer, build: BuildId, pages: ReadonlyMap<number, number>): Promise<Buffer> {
+  const { path } = await server.ask('newMemory', { name: 'boot', size })
+  await using machine = await map(path, 'shared')
+  const expected = Buffer.alloc(size)
+  for (const [page, value] of pages) {
+    await machine.write(page, value)
+    expected.fill(value, page * pageBytes, (page + 1) * pageBytes)
+  }
+  const capture = { capture: 'boot', pid: machine.pid, path, build: null, size }
+  assert.equal((await server.ask('captureMemory', capture)).bytes, pages.size * pageBytes)
+  await storeWithMemory(server, build, null, 'boot')
+  await server.ask('closeMemory', { name: 'boot' })
+  return expected
+}
+
+async function storeWithMemory(server: TestServer, build: BuildId, parent: BuildId | null, capture: string) {
+  const devices = join(scratch.path, 'devices')
+  writeFileSync(devices, 'state of devices')
+  await server.ask('openDisk', { name: 'disk', from: { size: 1 << 20 } })
+  const { epoch } = await server.ask('cutDisk', { name: 'disk' })
+  const snapshot = { capture, devices, compat: 'c', guestAgent: '1', channelToken: 't' }
+  return server.ask('store', { ...storeRequest(build, { name: 'disk', epoch }, parent), snapshot })
+}
+
+async function readMemory({ content }: TestServer, build: BuildId): Promise<Buffer> {
+  const { snapshot, packs } = await content.manifest(build)
+  assert.ok(snapshot)
+  return readImage(await content.open(snapshot.memory, { packs }))
+}
+
+const template = testBuildId('template')
+const paused = testBuildId('paused')
+const templatePages = new Map([0, 1, 5, 700, 701, 2047].map((page) => [page, (page % 200) + 1]))
+
+test('what a machine wrote since its template is captured, stored, and put back', { skip }, async () => {
+  await using server = await openTestServer()
+  const expected = await bootedBuild(server, template, templatePages)
+  assert.ok((await readMemory(server, template)).equals(expected))
+
+  const { path, sealed } = await server.ask('openMemory', { build: template, holder: 'a' })
+  assert.ok(sealed)
+  {
+    await using machine = await map(path, 'private')
+    assert.equal(await machine.read(5), 6)
+    for (const page of [1, 300, 2046]) {
+      await machine.write(page, 99)
+      expected.fill(99, page * pageBytes, (page + 1) * pageBytes)
+    }
+    const { chunks } = await server.ask('touched', { pid: machine.pid, path, size })
+    assert.ok([0, 75, 511].every((chunk) => chunks.includes(chunk)))
+    const { bytes } = await server.ask('captureMemory', { capture: 'a', pid: machine.pid, path, build: template, size })
+    assert.equal(bytes, 3 * pageBytes, 'read pages are not its own')
+    await storeWithMemory(server, paused, template, 'a')
+  }
+  assert.ok((await readMemory(server, paused)).equals(expected))
+  for (const forget of [false, true]) {
+    if (forget) execFileSync('sh', ['-c', `rm ${server.directory}/differences/*`])
+    await using machine = await map(path, 'private')
+    await server.ask('applyMemory', { pid: machine.pid, path, base: template, build: paused })
+    for (const page of [0, 1, 5, 300, 700, 2046, 2047])
+      assert.equal(await machine.read(page), expected[page * pageBytes], `page ${page}`)
+    await using other = await map(path, 'private')
+    assert.equal(await other.read(300), 0, 'nobody else sees it')
+  }
+  await server.ask('devices', { build: paused, path: join(scratch.path, 'out') })
+  assert.equal(readFileSync(join(scratch.path, 'out'), 'utf8'), 'state of devices')
+  assert.deepEqual((await server.ask('list', {})).captures, [])
+})
+
+test('a sealed memory cannot be changed by a machine that tries to', { skip }, async () => {
+  await using server = await openTestServer()
+  await bootedBuild(server, template, templatePages)
+  const { path } = await server.ask('openMemory', { build: template, holder: 'a' })
+  assert.throws(() => writeFileSync(path, 'x', { flag: 'r+' }), /EPERM/)
+})
+
+test('a machine is captured although the block server that gave it its memory is no more', { skip }, async () => {
+  await using server = await openTestServer()
+  await bootedBuild(server, template, templatePages)
+  const { path } = await server.ask('openMemory', { build: template, holder: 'a' })
+  await using machine = await map(path, 'private')
+  await machine.write(9, 42)
+  await server.restart()
+  const { bytes } = await server.ask('captureMemory', { capture: 'a', pid: machine.pid, path, build: template, size })
+  assert.equal(bytes, pageBytes)
+})
+
+test('memory that does not fit is refused before any is taken', { skip }, async () => {
+  await using server = await openTestServer({ reservedMemoryBytes: 2 ** 50 })
+  await assert.rejects(server.ask('newMemory', { name: 'big', size: 2 ** 30 }), {
+    code: 'exhausted',
+    message: /needs 1024 MiB, and this node has/,
+  })
+})
+
+test('memories and files are given back', { skip }, async () => {
+  await using server = await openTestServer({ keptMemoryBytes: 0 })
+  await bootedBuild(server, template, templatePages)
+  for (let round = 0; round < 3; round += 1) {
+    await server.ask('openMemory', { build: template, holder: 'a' })
+    await server.ask('releaseMemory', { build: template, holder: 'a' })
+  }
+  await server.ask('closeDisk', { name: 'disk' })
+  assert.deepEqual(openMemfds(), [])
+  const { disks, memories, newMemories } = await server.ask('list', {})
+  assert.deepEqual({ disks, memories, newMemories }, { disks: [], memories: [], newMemories: [] })
+  assert.deepEqual(readdirSync(join(server.directory, 'disks')), [])
+})
+
+test('a build of a disk only has no memory, and that is said', { skip }, async () => {
+  await using server = await openTestServer()
+  await storeBuild(server.content, template, fresh(seededRandom('d'), 65536))
+  await assert.rejects(server.ask('openMemory', { build: template, holder: 'a' }), {
+    code: 'invalid',
+    message: /disk only/,
+  })
+})
+
+function openMemfds(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`)
+      return target.includes('memfd:tutti') ? [target] : []
+    } catch {
+      return []
+    }
+  })
+}
+
+const lazySkip = skip || (existsSync('/dev/fuse') ? without('qemu-storage-daemon', 'fusermount3') : 'needs /dev/fuse')
+
+test('a lazy memory has its pages when they are touched, and leaves nothing behind', { skip: lazySkip }, async () => {
+  await using server = await openTestServer({ backgroundFill: false })
+  await bootedBuild(server, template, templatePages)
+  const answer = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
+  assert.ok(answer.lazy)
+  assert.ok(answer.preload && existsSync(answer.preload))
+  {
+    await using machine = await map(answer.path, 'private')
+    assert.equal(await machine.read(5), 6)
+    await server.restart()
+    assert.equal(await machine.read(701), 102, 'the next server goes on with it')
+    await machine.write(3, 33)
+    const capture = { capture: 'l', pid: machine.pid, path: answer.path, build: template, size }
+    assert.equal((await server.ask('captureMemory', capture)).bytes, pageBytes)
+  }
+  assert.throws(() => writeFileSync(answer.path, 'x', { flag: 'r+' }))
+  await server.ask('releaseMemory', { build: template, holder: 'a' })
+  assert.ok(!readFileSync('/proc/mounts', 'utf8').includes(server.directory))
+  assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
+  while (processesAbout(server.directory).length > 0) await sleep(5)
+})
+
+test('a lazy memory arrives of itself, and the next machine is given the whole one', { skip: lazySkip }, async () => {
+  await using server = await openTestServer()
+  const expected = await bootedBuild(server, template, templatePages)
+  const first = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
+  assert.ok(first.lazy)
+  const next = () => server.ask('openMemory', { build: template, holder: 'b', lazy: true })
+  while ((await next()).lazy) await sleep(20)
+  const { path, sealed } = await next()
+  assert.ok(sealed && readFileSync(path).equals(expected))
+  assert.ok(readFileSync(first.path).equals(expected))
+  for (const holder of ['a', 'b']) await server.ask('releaseMemory', { build: template, holder })
+  assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
+})
+
+function processesAbout(directory: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(directory)
+    } catch {
+      return false
+    }
+  })
+}

@@ -1,0 +1,45 @@
+import type { BlockServer } from '../../blocks/server/protocol.ts'
+import { startBlockServer } from '../../blocks/server/start.ts'
+import type { Clock } from '../../kit/clock.ts'
+import { Fault } from '../../model/fault.ts'
+
+/**
+ * The block server of a node, found or started again whenever it is gone. What was asked of one that went away is asked
+ * of the next: every request may be repeated.
+ */
+export async function keepBlockServer(options: {
+  directory: string
+  clock: Clock
+  signal: AbortSignal
+}): Promise<BlockServer> {
+  let current = await startBlockServer(options)
+  let starting: Promise<BlockServer> | undefined
+  const next = async (gone: BlockServer): Promise<BlockServer> => {
+    if (current !== gone) return current
+    starting ??= startBlockServer(options).then(
+      (server) => {
+        current = server
+        starting = undefined
+        return server
+      },
+      (error: unknown) => {
+        starting = undefined
+        throw error
+      },
+    )
+    return starting
+  }
+  return {
+    ask: async (name, request, how) => {
+      const server = current
+      try {
+        return await server.ask(name, request, how)
+      } catch (error) {
+        how.signal.throwIfAborted()
+        if (!(error instanceof Fault) || error.code !== 'unavailable' || !error.message.endsWith('is gone')) throw error
+        return (await next(server)).ask(name, request, how)
+      }
+    },
+    [Symbol.asyncDispose]: async () => current[Symbol.asyncDispose](),
+  }
+}

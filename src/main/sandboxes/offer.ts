@@ -1,0 +1,166 @@
+import { readFileSync } from 'node:fs'
+import { mkdir, readdir } from 'node:fs/promises'
+import { availableParallelism, freemem } from 'node:os'
+import { join } from 'node:path'
+import type { SandboxOffer, SandboxParts } from '../../agent/sandboxes/offer.ts'
+import { connectGuest } from '../../guest/channel/connect.ts'
+import type { Clock } from '../../kit/clock.ts'
+import type { Log } from '../../kit/log.ts'
+import type { Random } from '../../kit/random.ts'
+import type { Wakeup } from '../../kit/wakeup.ts'
+import { Fault } from '../../model/fault.ts'
+import type { DriverFacts } from '../../model/node.ts'
+import { openSandboxes } from '../../sandboxes/engine.ts'
+import type { Parts } from '../../sandboxes/parts.ts'
+import { bootFiles } from '../../vmm/boot/boot-files.ts'
+import { createQemu } from '../../vmm/qemu/qemu.ts'
+import type { Vmm } from '../../vmm/vmm.ts'
+import { keepBlockServer } from './block-server.ts'
+import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
+import { openNetwork } from './network.ts'
+import { templateBuilder } from './template-builder.ts'
+
+export interface OfferOptions {
+  /** The agent's own. */
+  directory: string
+  env: Readonly<Record<string, string | undefined>>
+  clock: Clock
+  random: Random
+  log: Log
+  /** Rung when it is known what this machine can do. */
+  newFacts: Wakeup
+}
+
+/** The sandboxes of this machine, and what it says of them. Disposing lets go; they run on. */
+export interface NodeSandboxes extends SandboxOffer, AsyncDisposable {
+  /** As a driver's; says at once what is known so far. */
+  facts(): Promise<DriverFacts>
+}
+
+export async function offerSandboxes(options: OfferOptions): Promise<NodeSandboxes> {
+  const { clock, log, env, newFacts } = options
+  const directory = join(options.directory, 'sandboxes')
+  const kernelRoots = [join(import.meta.dirname, '../../../.tutti/kernels', ownArch())]
+  const vmm = createQemu({
+    clock,
+    log,
+    directory,
+    kernel: env['TUTTI_KERNEL'],
+    kernelRoots,
+    emulate: env['TUTTI_EMULATE'] === '1',
+  })
+  const closing = new AbortController()
+  const opened = Promise.withResolvers<SandboxParts>()
+  const isDue = (await readdir(join(directory, 'sandboxes')).catch(() => [])).length > 0
+  let opening: Promise<SandboxParts> | undefined
+  let facts: DriverFacts | undefined
+  let asking: Promise<void> | undefined
+  const own = new AsyncDisposableStack()
+
+  const open = (): Promise<SandboxParts> => {
+    opening ??= openParts({ ...options, directory, vmm, kernelRoots, signal: closing.signal }, own).then(
+      (parts) => {
+        opened.resolve(parts)
+        return parts
+      },
+      (error: unknown) => {
+        opening = undefined
+        throw error
+      },
+    )
+    return opening
+  }
+  const find = async () => {
+    const before = JSON.stringify(facts)
+    facts = await sandboxFacts(vmm, env)
+    if (JSON.stringify(facts) !== before) newFacts.ring()
+  }
+  if (isDue) open().catch((error: unknown) => log.error({ err: error }, 'the sandboxes of this node cannot be opened'))
+  return {
+    isDue,
+    opened: opened.promise,
+    open,
+    facts: async () => {
+      asking ??= find().finally(() => {
+        asking = undefined
+      })
+      return facts ?? { healthy: false, reason: 'it is being tried whether virtual machines boot here', attributes: {} }
+    },
+    [Symbol.asyncDispose]: async () => {
+      closing.abort(new Fault('unavailable', 'the agent is shutting down'))
+      await asking?.catch(() => {})
+      await opening?.catch(() => {})
+      await own.disposeAsync()
+    },
+  }
+}
+
+function ownArch(): 'amd64' | 'arm64' {
+  return process.arch === 'arm64' ? 'arm64' : 'amd64'
+}
+
+async function sandboxFacts(vmm: Vmm, env: OfferOptions['env']): Promise<DriverFacts> {
+  const { healthy, reason, remedy, version, accelerator, compat, arch } = await vmm.facts()
+  if (!healthy)
+    return {
+      healthy,
+      attributes: {},
+      ...(reason === undefined ? {} : { reason }),
+      ...(remedy === undefined ? {} : { remedy }),
+    }
+  if ((await findGuestAgent(arch, env)) === undefined)
+    return { healthy: false, reason: `there is no guest agent for ${arch}`, remedy: guestAgentRemedy, attributes: {} }
+  return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+}
+
+async function openParts(
+  options: OfferOptions & { vmm: Vmm; kernelRoots: string[]; signal: AbortSignal },
+  own: AsyncDisposableStack,
+): Promise<SandboxParts> {
+  const { directory, vmm, clock, random, log, env, signal } = options
+  const { healthy, reason, remedy, arch } = await vmm.facts()
+  if (!healthy) throw new Fault('unavailable', `this node cannot run sandboxes: ${reason}; ${remedy}`)
+  const init = await findGuestAgent(arch, env)
+  if (init === undefined)
+    throw new Fault(
+      'unavailable',
+      `this node cannot run sandboxes: there is no guest agent for ${arch}; ${guestAgentRemedy}`,
+    )
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const boot = await bootFiles({
+    arch,
+    path: env['TUTTI_KERNEL'],
+    roots: options.kernelRoots,
+    init,
+    directory: join(directory, 'boot'),
+  })
+  const blocks = own.use(await keepBlockServer({ directory: join(directory, 'blocks'), clock, signal }))
+  const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
+  const connect: Parts['connect'] = ({ socket, token, signal }) =>
+    connectGuest({ socket, token: token === '' ? undefined : token, random, clock, signal })
+  const common = { blocks, vmm, network, clock, random, log }
+  const sandboxes = own.use(
+    await openSandboxes({ ...common, connect, boot, directory, starts: availableParallelism(), freeMemory }),
+  )
+  const imagesDirectory = join(directory, 'images')
+  const builder = templateBuilder({
+    ...common,
+    connect,
+    boot,
+    directory,
+    imagesDirectory,
+    arch,
+    authFile: env['REGISTRY_AUTH_FILE'],
+  })
+  return { sandboxes, builder }
+}
+
+/** What the kernel says can be had without swapping; `os.freemem` counts less. */
+function freeMemory(): number {
+  try {
+    const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))
+    return match ? Number(match[1]) * 1024 : freemem()
+  } catch {
+    return freemem()
+  }
+}
