@@ -11,6 +11,7 @@ import { createAuthority } from '../control/authority/authority.ts'
 import { openSandboxWorld, type SandboxWorld } from '../control/sandboxes/testing.ts'
 import { systemClock } from '../kit/system-clock.ts'
 import { accessRoles } from '../model/records.ts'
+import type { Engine } from '../store/engine.ts'
 import { createApi } from './api.ts'
 
 /** The real API over real sockets, before nodes that answer as agents do; for tests of what is above it. */
@@ -21,9 +22,9 @@ export interface SandboxApi extends AsyncDisposable {
   client: Client
 }
 
-export async function openSandboxApi(): Promise<SandboxApi> {
+export async function openSandboxApi({ engine }: { engine?: Engine } = {}): Promise<SandboxApi> {
   await using undo = new AsyncDisposableStack()
-  const world = undo.use(await openSandboxWorld({ clock: systemClock, debug: false }))
+  const world = undo.use(await openSandboxWorld({ clock: systemClock, debug: false, ...(engine ? { engine } : {}) }))
   const { control, sessions, sandboxes } = world
   const authority = await createAuthority({ name: 'test', clock: systemClock, random: world.random })
   const server = createServer()

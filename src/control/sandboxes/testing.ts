@@ -12,6 +12,7 @@ import { Fault } from '../../model/fault.ts'
 import { type BuildId, encodeId, type NodeId, type SandboxId } from '../../model/ids.ts'
 import type { NodeFacts } from '../../model/node.ts'
 import { type Build, isOver, type SandboxPhase, type SandboxSpec } from '../../model/sandbox.ts'
+import type { Engine } from '../../store/engine.ts'
 import { openStore } from '../../store/log-store.ts'
 import { MemoryEngine } from '../../store/memory/memory-engine.ts'
 import { encodeFrame, FrameDecoder, frame } from '../../wire/frames.ts'
@@ -61,8 +62,11 @@ export async function openSandboxWorld({
   clock = new SteppedClock(),
   seed = 'sandboxes',
   debug = true,
+  engine,
 }: {
   clock?: Clock
+  /** Instead of one in memory; there is then no restart. */
+  engine?: Engine
   seed?: string
   debug?: boolean
 } = {}): Promise<SandboxWorld> {
@@ -70,7 +74,7 @@ export async function openSandboxWorld({
   const network = memoryNetwork({ clock, random })
   const medium = new MemoryEngine().medium
   const nodes: FakeNode[] = []
-  let running = await startControl({ clock, random, network, medium, debug })
+  let running = await startControl({ clock, random, network, medium, debug, engine })
   return {
     clock,
     random,
@@ -158,11 +162,13 @@ interface StartOptions {
   network: MemoryNetwork
   medium: MemoryEngine['medium']
   debug: boolean
+  engine?: Engine | undefined
 }
 
-async function startControl({ clock, random, network, medium, debug }: StartOptions) {
-  const engine = new MemoryEngine({ medium })
-  const store = await openStore({ engine, clock, debug, turn: (flush) => queueMicrotask(flush) })
+async function startControl({ clock, random, network, medium, debug, engine: given }: StartOptions) {
+  const engine = given ?? new MemoryEngine({ medium })
+  const turn = given ? {} : { turn: (flush: () => void) => queueMicrotask(flush) }
+  const store = await openStore({ engine, clock, debug, ...turn })
   const control: Control = { store, clock, random, log: silentLog }
   await silenceAll(control)
   const stopping = new AbortController()
