@@ -156,7 +156,7 @@ class Engine implements Sandboxes {
     const results = await Promise.all(
       children.map(async (spec): Promise<ForkResult> => {
         try {
-          await this.create({ ...spec, build }, { signal })
+          await this.create({ ...spec, build, env: { ...held.record.env, ...spec.env } }, { signal })
           return { id: spec.id }
         } catch (error) {
           const { code, message } = Fault.from(error)
@@ -312,7 +312,7 @@ class Engine implements Sandboxes {
     await link.allow(record.egress)
     // A snapshot may have been under way: the machine stands still and its workload is frozen.
     await vm.resume()
-    const channel = await this.#parts.connect({ socket: vm.channel, token: record.token, signal })
+    const channel = await this.#parts.connect(vm, { token: record.token, signal })
     await channel.thaw({ signal })
     return { place, manifest, mapped, memory: { path: memory.path, size: memory.size }, vm, link, channel }
   }

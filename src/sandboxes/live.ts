@@ -113,7 +113,7 @@ async function answered(
     over.abort(new Fault('unavailable', `the VM ended before its guest answered: ${reason}`)),
   )
   try {
-    return await parts.connect({ socket: vm.channel, token, signal: AbortSignal.any([patience.signal, over.signal]) })
+    return await parts.connect(vm, { token, signal: AbortSignal.any([patience.signal, over.signal]) })
   } catch (error) {
     signal.throwIfAborted()
     if (over.signal.aborted) throw over.signal.reason

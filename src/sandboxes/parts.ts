@@ -3,7 +3,7 @@ import type { GuestChannel } from '../guest/channel.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Log } from '../kit/log.ts'
 import type { Random } from '../kit/random.ts'
-import type { Vmm } from '../vmm/vmm.ts'
+import type { Vm, Vmm } from '../vmm/vmm.ts'
 import type { SandboxNetwork } from './network.ts'
 
 /** What the sandboxes of a node are made with; chosen in `main`. */
@@ -11,8 +11,11 @@ export interface Parts {
   blocks: BlockServer
   vmm: Vmm
   network: SandboxNetwork
-  /** Opens the channel into a guest by its VM's socket. */
-  connect: (options: { socket: string; token: string; signal: AbortSignal }) => Promise<GuestChannel>
+  /** Opens the channel into a guest. */
+  connect: (
+    vm: Pick<Vm, 'channel' | 'opening'>,
+    options: { token: string; signal: AbortSignal },
+  ) => Promise<GuestChannel>
   /** What machines boot from that have no snapshot. */
   boot: { kernel: string; initrd: string }
   /** For everything of ours: records, sockets, logs. Short, since socket paths are cut at 108 bytes. */

@@ -84,7 +84,7 @@ async function rest(live: Live, signal: AbortSignal): Promise<string> {
 async function wake(parts: Parts, live: Live, token: string, signal: AbortSignal): Promise<void> {
   await live.vm.resume()
   await live.channel[Symbol.asyncDispose]()
-  live.channel = await parts.connect({ socket: live.vm.channel, token, signal })
+  live.channel = await parts.connect(live.vm, { token, signal })
   await live.channel.thaw({ signal })
 }
 

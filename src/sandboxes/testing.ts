@@ -140,7 +140,7 @@ export function partsOn(machine: FakeMachine, directory: string): Parts & { agen
     blocks: fakeBlocks(machine, step),
     vmm: fakeVmm(machine, step),
     network: fakeNetwork(machine, step),
-    connect: ({ socket, token }) => step('connect', () => fakeChannel(vmAt(machine, socket), token, step)),
+    connect: ({ channel }) => step('connect', () => fakeChannel(vmAt(machine, channel), step)),
     boot: { kernel: '/kernel', initrd: '/initrd' },
     directory,
     starts: 2,
@@ -307,7 +307,7 @@ function vmAt(machine: FakeMachine, socket: string): FakeVm {
   return vm
 }
 
-function fakeChannel(vm: FakeVm, _token: string, step: Step): GuestChannel {
+function fakeChannel(vm: FakeVm, step: Step): GuestChannel {
   const ran = () => {
     if (vm.identities.length === 0) vm.ranUnidentified = true
   }

@@ -136,8 +136,15 @@ async function openParts(
   })
   const blocks = own.use(await keepBlockServer({ directory: join(directory, 'blocks'), clock, signal }))
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
-  const connect: Parts['connect'] = ({ socket, token, signal }) =>
-    connectGuest({ socket, token: token === '' ? undefined : token, random, clock, signal })
+  const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
+    connectGuest({
+      socket: channel,
+      token: token === '' ? undefined : token,
+      random,
+      clock,
+      signal,
+      ...(opening === undefined ? {} : { opening }),
+    })
   const common = { blocks, vmm, network, clock, random, log }
   const sandboxes = own.use(
     await openSandboxes({ ...common, connect, boot, directory, starts: availableParallelism(), freeMemory }),

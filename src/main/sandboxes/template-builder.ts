@@ -36,7 +36,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
   const parts: BuildParts = {
     ...{ blocks, vmm, images, network, clock, random, log, directory: join(directory, 'w') },
     kernel: async () => boot,
-    connect: (socket, { token = '', signal }) => connect({ socket, token, signal }),
+    connect: (channel, { token = '', signal }) => connect({ channel }, { token, signal }),
   }
   return {
     async serve({ build, template, recipe: given, noCache, from, credentials }, stream, { signal }) {
