@@ -12,6 +12,7 @@ before(async () => {
   if (skip === false) world = await SandboxWorld.open()
 })
 after(async () => {
+  if (process.env['TUTTI_SHOW']) for (const [name, text] of world.cluster.output) console.log(name, text)
   await world?.[Symbol.asyncDispose]()
 })
 

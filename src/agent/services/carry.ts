@@ -25,6 +25,8 @@ export async function carryExecution(
     feed(stream, execution)
     const outputs = [drain(execution.stdout, frame.stdout, stream)]
     if (execution.stderr) outputs.push(drain(execution.stderr, frame.stderr, stream))
+    // When the way in is lost they fail as well, and that is said once.
+    for (const output of outputs) output.catch(() => {})
     const { code } = await execution.exited
     await Promise.all(outputs)
     if (!stream.destroyed) stream.end(encodeFrame(frame.exit, JSON.stringify({ code })))
