@@ -22,7 +22,10 @@ export async function connectBlockServer(options: { socket: string; signal: Abor
       for (const { reject } of waiting.values()) reject(gone())
       waiting.clear()
     })
-  createInterface({ input: socket }).on('line', (line) => {
+  const lines = createInterface({ input: socket })
+  // It repeats what the socket says.
+  lines.on('error', () => {})
+  lines.on('line', (line) => {
     const { id, ok, fault } = JSON.parse(line) as {
       id: number
       ok?: unknown

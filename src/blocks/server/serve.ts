@@ -53,7 +53,10 @@ function answerAll(
     unread = piece.includes(10) ? 0 : unread + piece.length
     if (unread > maximumLine) socket.destroy()
   })
-  createInterface({ input: socket }).on('line', (line) => {
+  const lines = createInterface({ input: socket })
+  // It repeats what the socket says.
+  lines.on('error', () => {})
+  lines.on('line', (line) => {
     const answering = answer(line, handlers)
       .then((text) => {
         if (socket.writable) socket.write(`${text}\n`)

@@ -22,7 +22,8 @@ export async function openNetwork({
   log,
 }: OpenNetworkOptions): Promise<SandboxNetwork & AsyncDisposable> {
   const { kind, reason, remedy } = await chooseNetwork()
-  if (reason !== undefined) log.info({ kind }, `the network of sandboxes is less than it could be: ${reason}; ${remedy}`)
+  if (reason !== undefined)
+    log.info({ kind }, `the network of sandboxes is less than it could be: ${reason}; ${remedy}`)
   switch (kind) {
     case 'namespace':
       return openNamespaceNetwork({ directory, clock, random, log })
