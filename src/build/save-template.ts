@@ -82,7 +82,6 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const { blocks } = parts
   const { vm, channel, disk, directory } = guest
   report('save', 'saving the template')
-  await channel.shrink({ signal })
   await channel.freeze({ sync: true, signal })
   const { agentVersion, nextToken: token } = channel
   await channel.quiesce({ signal })

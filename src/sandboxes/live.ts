@@ -1,11 +1,12 @@
-import { mkdir, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Manifest } from '../blocks/manifest.ts'
 import type { GuestChannel } from '../guest/channel.ts'
 import { allDone } from '../kit/all-done.ts'
 import { deadline } from '../kit/clock.ts'
 import { Fault, sentence } from '../model/fault.ts'
-import type { BuildId } from '../model/ids.ts'
+import { type BuildId, encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import type { Vm, WarmVm } from '../vmm/vmm.ts'
 import type { SandboxLink } from './network.ts'
@@ -153,7 +154,7 @@ async function openMemory(parts: Parts, holder: string, manifest: Manifest, sign
   return { path, size, base: id }
 }
 
-/** The device state as a file, kept for the next clone of the same build. */
+/** The device state as a file, made once and kept for the next clone of the same build. */
 async function deviceState(parts: Parts, manifest: Manifest, signal: AbortSignal): Promise<string> {
   const { compat } = await parts.vmm.facts()
   const wanted = manifest.snapshot?.compat ?? ''
@@ -165,8 +166,12 @@ async function deviceState(parts: Parts, manifest: Manifest, signal: AbortSignal
   }
   const directory = join(parts.directory, 'devices')
   const path = join(directory, manifest.id)
+  if (existsSync(path)) return path
   await mkdir(directory, { recursive: true, mode: 0o700 })
-  await parts.blocks.ask('devices', { build: manifest.id, path }, { signal })
+  // Several may want it at once, and none may see half of it.
+  const own = `${path}.${encodeId(parts.random.bytes(10))}`
+  await parts.blocks.ask('devices', { build: manifest.id, path: own }, { signal })
+  await rename(own, path)
   return path
 }
 

@@ -2,7 +2,7 @@ import type { Manifest } from '../blocks/manifest.ts'
 import type { Gate } from '../kit/gate.ts'
 import { encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
-import { identify, newMachineId } from './identity.ts'
+import { type IdentifyOptions, identify, newMachineId } from './identity.ts'
 import { clear, type Live, raise, type Waiting, wait } from './live.ts'
 import type { Parts } from './parts.ts'
 
@@ -14,6 +14,8 @@ const recentMs = 10_000
 const mostRunning = 8
 /** Most VMMs of one shape that wait for any snapshot. */
 const mostWaiting = 2
+/** Nothing is made ahead until nobody has asked for this long. */
+const settleMs = 200
 /** Below this nothing is made ahead. */
 const spareBytes = 2 * 2 ** 30
 
@@ -99,7 +101,11 @@ export class Pool {
     this.#filling ??= (async () => {
       try {
         while (this.#again && !this.#closing.signal.aborted) {
-          this.#again = false
+          // Whoever was just given one is to have the processors for their first command.
+          while (this.#again && !this.#closing.signal.aborted) {
+            this.#again = false
+            await this.#parts.clock.sleep(settleMs, { signal: this.#closing.signal })
+          }
           await this.#pass()
         }
       } catch (error) {
@@ -154,8 +160,7 @@ export class Pool {
     try {
       const { user, cwd } = manifest.defaults
       const machineId = newMachineId(this.#parts)
-      await identify(this.#parts, live, { hostname: 'sandbox', machineId, fresh: true, user, cwd, signal })
-      await warmUp(live, signal)
+      await warmUp(this.#parts, live, { hostname: 'sandbox', machineId, fresh: true, user, cwd, signal })
     } catch (error) {
       await this.#end(live)
       throw error
@@ -192,11 +197,22 @@ function shapeKey({ arch, cpus, memoryMiB }: MachineShape): string {
   return `${arch}/${cpus}/${memoryMiB}`
 }
 
-/** An emulated CPU translates what it runs for the first time; the way of a command is then translated already. */
-async function warmUp(live: Live, signal: AbortSignal): Promise<void> {
-  const execution = await live.channel
-    .exec({ command: ['/bin/sh', '-c', ':'], env: {} }, { signal })
-    .catch(() => undefined)
+/**
+ * An emulated CPU translates what it runs for the first time, and every CPU finds it faster the second time. So the way of
+ * becoming somebody and of running a command has been gone before anybody waits for it.
+ */
+async function warmUp(parts: Parts, live: Live, who: IdentifyOptions): Promise<void> {
+  for (let round = 0; round < warmRounds; round++) {
+    await identify(parts, live, who)
+    await runShell(live, who.signal)
+  }
+}
+
+const warmRounds = 3
+
+async function runShell(live: Live, signal: AbortSignal): Promise<void> {
+  const command = ['/bin/sh', '-c', 'echo; /bin/true']
+  const execution = await live.channel.exec({ command, env: {} }, { signal }).catch(() => undefined)
   if (!execution) return
   execution.stdin.end()
   execution.stdout.resume()

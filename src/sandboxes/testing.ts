@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs'
 import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Manifest } from '../blocks/manifest.ts'
@@ -203,7 +204,10 @@ function fakeBlocks(machine: FakeMachine, step: Step): BlockServer {
     },
     dropCapture: ({ capture }: { capture: string }) => done(machine.captures.delete(capture)),
     applyMemory: () => ({ bytes: 1 }),
-    devices: ({ build }: { build: string }) => ({ bytes: find(build).addedBytes }),
+    devices: ({ build, path }: { build: string; path: string }) => {
+      writeFileSync(path, build)
+      return { bytes: find(build).addedBytes }
+    },
     store: (request: {
       build: string
       reason: 'pause' | 'snapshot'
