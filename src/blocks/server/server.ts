@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type { Clock } from '../../kit/clock.ts'
 import { type Log, silentLog } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
+import type { BuildId } from '../../model/ids.ts'
 import type { ContentStore } from '../content.ts'
 import { memoryChunkBytes } from '../manifest.ts'
 import { Bases } from './bases.ts'
@@ -87,13 +88,29 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   await disks.resume()
   opened.defer(() => disks.leave())
 
+  /** One after the other, so that the last word on a disk is the last that is written. */
+  let noting = Promise.resolve()
+  const noteUse = (disk: string, build: BuildId | undefined) => {
+    const name = `open/${disk}`
+    noting = noting
+      .then(() => (build === undefined ? content.deleteReference(name) : content.setReference(name, build)))
+      .catch((error: unknown) => log.warn({ err: error, disk }, 'the use of a build could not be noted'))
+  }
+  opened.defer(() => noting)
+
   /** Requests that are sent again while the first one is at work share it. */
   const stores = new Map<string, ReturnType<typeof storeBuild>>()
   const handlers: Handlers = {
-    openDisk: (request) => disks.open(request),
+    async openDisk(request) {
+      const opened = await disks.open(request)
+      // A disk that is open keeps its build from being collected. Nobody waits for that: collection gives everybody a day.
+      if ('build' in request.from) noteUse(request.name, request.from.build)
+      return opened
+    },
     cutDisk: async ({ name }) => ({ epoch: await disks.cut(name) }),
     async closeDisk({ name }) {
       await disks.close(name)
+      noteUse(name, undefined)
       return {}
     },
     async openMemory({ build, holder, lazy: mayBeLazy = false }) {
