@@ -17,6 +17,10 @@ export const PublicBuild = z
     machine: z.object(MachineShape.shape).nullable(),
     diskMiB: z.int().nullable(),
     addedBytes: z.number().nullable().meta({ description: 'That it added to what its node had.' }),
+    saved: z
+      .object({ stoppedMs: z.number(), savedMs: z.number() })
+      .optional()
+      .meta({ description: 'How long its sandbox stood still for it, and until all was on disk.' }),
     compat: z.string().meta({ description: 'Of the VMM that saved it.' }),
     store: z.string().meta({ description: 'The shared store that it lies in; empty: none.' }),
     steps: z.int(),

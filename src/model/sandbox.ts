@@ -141,6 +141,8 @@ export interface Build {
   diskMiB: number | null
   /** That it added to what its node had already. */
   addedBytes: number | null
+  /** How long its sandbox stood still for it, and until all was on disk, ms; absent where no sandbox was saved. */
+  saved?: { stoppedMs: number; savedMs: number }
   /** The shared store that it lies in, as its node calls it: nodes with the same one can get it. Empty: none. */
   store: string
   /** A VMM of another `compat` cannot go on from it; empty when it does not say. */

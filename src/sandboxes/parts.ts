@@ -22,6 +22,8 @@ export interface Parts {
   directory: string
   /** How many VMs may start at the same time; the number of cores. */
   starts: number
+  /** Most VMs of one build that run ahead of demand, and most VMMs of one shape that wait for any snapshot; 0 for none. */
+  ahead: { running: number; waiting: number }
   /** Bytes of memory that are free for more VMs right now. */
   freeMemory: () => number
   clock: Clock

@@ -10,10 +10,6 @@ import type { Parts } from './parts.ts'
 const popularMs = 10 * 60_000
 /** What was asked for within this time is expected to be asked for again. */
 const recentMs = 10_000
-/** Most VMs of one build that run ahead. */
-const mostRunning = 8
-/** Most VMMs of one shape that wait for any snapshot. */
-const mostWaiting = 2
 /** Nothing is made ahead until nobody has asked for this long. */
 const settleMs = 200
 /** Below this nothing is made ahead. */
@@ -124,7 +120,7 @@ export class Pool {
         this.#waiting.delete(key)
         for (const { place } of entry.ready) await clear(this.#parts, place)
       }
-      while (entry.ready.length < mostWaiting && this.#mayMakeAhead())
+      while (entry.ready.length < this.#parts.ahead.waiting && this.#mayMakeAhead())
         entry.ready.push(await wait(this.#parts, { place: this.#newPlace(), machine: entry.machine, signal }))
     }
     for (const [build, popular] of this.#builds) {
@@ -135,7 +131,7 @@ export class Pool {
         continue
       }
       const recent = popular.asked.filter((at) => now - at < recentMs).length
-      const wanted = Math.min(mostRunning, Math.max(1, recent))
+      const wanted = Math.min(this.#parts.ahead.running, Math.max(1, recent))
       while (popular.ready.length < wanted && !popular.failed && this.#mayMakeAhead()) {
         const live = await this.#make(popular.manifest).catch((error: unknown) => {
           // The next one who asks will be told why.

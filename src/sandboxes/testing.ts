@@ -145,6 +145,7 @@ export function partsOn(machine: FakeMachine, directory: string): Parts & { agen
     boot: { kernel: '/kernel', initrd: '/initrd' },
     directory,
     starts: 2,
+    ahead: { running: 8, waiting: 2 },
     freeMemory: () => machine.free,
     clock: {
       ...systemClock,

@@ -1,7 +1,8 @@
 import type { BuildId } from '../../model/ids.ts'
-import type { Sandbox } from '../../model/sandbox.ts'
+import type { Build, Sandbox } from '../../model/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import type { SandboxReport } from '../../wire/sandbox.ts'
+import type { SavedAnswer } from '../../wire/sandbox-answers.ts'
 import { enter, expiryFrom, fail, failBuild, finishBuild, putBuildOf, tell } from './rows.ts'
 
 /** Makes a row what its node says it is, by steps that the table of phases knows. */
@@ -49,11 +50,16 @@ function toPaused(tx: Tx, row: Sandbox, { build }: SandboxReport): void {
 }
 
 /** It is paused: what it goes on from is safe, and its room is free. */
-export function putPaused(tx: Tx, row: Sandbox, build: BuildId, addedBytes: number | null = null): Sandbox {
-  finishBuild(tx, build, row.node, { addedBytes })
+export function putPaused(tx: Tx, row: Sandbox, build: BuildId, answer?: SavedAnswer): Sandbox {
+  finishBuild(tx, build, row.node, answer ? costOf(answer) : { addedBytes: null })
   const next = enter(tx, row, 'paused', { build, pausedBuild: build })
   tell(tx, next, 'paused', `sandbox ${row.id} is paused`)
   return next
+}
+
+/** What saving a sandbox came to, as its build tells. */
+export function costOf({ addedBytes, stoppedMs, savedMs }: SavedAnswer): Pick<Build, 'addedBytes' | 'saved'> {
+  return { addedBytes, saved: { stoppedMs, savedMs } }
 }
 
 /** It could not be paused. The node is told later to forget what there is of the build, if it does not turn out paused. */

@@ -40,7 +40,7 @@ async function pause(desk: Desk, id: SandboxId, by: string, busy: Busy): Promise
     const { result } = await control.store.write((tx) => {
       const current = get(tx, id)
       if (current.phase !== 'pausing') return current
-      return putPaused(tx, current, build, saved.addedBytes)
+      return putPaused(tx, current, build, saved)
     })
     if (result.phase !== 'paused') throw wrongPhase(result, 'paused')
     return result

@@ -4,6 +4,7 @@ import type { Build } from '../../model/sandbox.ts'
 import { newId } from '../control.ts'
 import { addAudit } from '../marks.ts'
 import { askNode } from './ask.ts'
+import { costOf } from './converge.ts'
 import { type Asked, type Desk, occupy } from './desk.ts'
 import { failBuild, finishBuild, get, putBuildOf, tell, wrongPhase } from './rows.ts'
 import { checkTag, putTag, type TagName } from './templates.ts'
@@ -31,7 +32,7 @@ export async function snapshotSandbox(
     try {
       const saved = await askNode(nodes, row.node, { op: 'snapshot', id, build }, { signal })
       await control.store.write((tx) => {
-        finishBuild(tx, build, row.node, { addedBytes: saved.addedBytes, template: tag?.template ?? null })
+        finishBuild(tx, build, row.node, { ...costOf(saved), template: tag?.template ?? null })
         if (tag) putTag(tx, tag, build)
         tell(tx, row, 'snapshotted', `a snapshot of sandbox ${id} was taken: build ${build}`)
       })

@@ -147,7 +147,15 @@ async function openParts(
     })
   const common = { blocks, vmm, network, clock, random, log }
   const sandboxes = own.use(
-    await openSandboxes({ ...common, connect, boot, directory, starts: availableParallelism(), freeMemory }),
+    await openSandboxes({
+      ...common,
+      connect,
+      boot,
+      directory,
+      starts: availableParallelism(),
+      ahead: aheadOf(env),
+      freeMemory,
+    }),
   )
   const imagesDirectory = join(directory, 'images')
   const builder = templateBuilder({
@@ -160,6 +168,14 @@ async function openParts(
     authFile: env['REGISTRY_AUTH_FILE'],
   })
   return { sandboxes, builder }
+}
+
+/** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */
+function aheadOf(env: OfferOptions['env']): Parts['ahead'] {
+  const text = env['TUTTI_AHEAD'] ?? '8,2'
+  const match = /^(\d{1,3}),(\d{1,3})$/.exec(text)
+  if (match) return { running: Number(match[1]), waiting: Number(match[2]) }
+  throw new Fault('invalid', `TUTTI_AHEAD is two whole numbers such as 8,2, not "${text}"`)
 }
 
 /** What the kernel says can be had without swapping; `os.freemem` counts less. */

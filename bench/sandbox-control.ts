@@ -9,7 +9,7 @@ import { type Figure, quantile, report, sorted } from './figures.ts'
 
 /**
  * What the control plane adds to a sandbox: the API over HTTP, the store on disk, a node whose machines cost nothing
- * (its commands are processes of this machine). Usage: node bench/sandboxes.ts [creates] [at once]
+ * (its commands are processes of this machine). Usage: node bench/sandbox-control.ts [creates] [at once]
  */
 const creates = Number(process.argv[2] ?? 200)
 const atOnce = Number(process.argv[3] ?? 1000)
@@ -48,5 +48,5 @@ try {
 } finally {
   await rm(directory, { recursive: true, force: true })
 }
-report('sandboxes', figures)
+report('sandbox-control', figures)
 process.exit(0)
