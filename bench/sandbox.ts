@@ -67,7 +67,9 @@ async function python(world: SandboxWorld): Promise<void> {
 }
 
 /** What was dirtied lies in memory only, and does not compress. */
-const dirty = (mebibytes: number, name: string) => `head -c ${mebibytes * 2 ** 20} /dev/urandom > /dev/shm/${name}`
+function dirty(mebibytes: number, name: string): string {
+  return `head -c ${mebibytes * 2 ** 20} /dev/urandom > /dev/shm/${name}`
+}
 
 async function pauses(world: SandboxWorld): Promise<void> {
   const stopped: number[] = []

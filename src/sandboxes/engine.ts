@@ -67,6 +67,10 @@ class Engine implements Sandboxes {
   }
 
   async create(spec: SandboxSpec, { signal }: { signal: AbortSignal }): Promise<void> {
+    await this.#create(spec, 'create', signal)
+  }
+
+  async #create(spec: SandboxSpec, how: 'create' | 'fork', signal: AbortSignal): Promise<void> {
     const known = this.#held.get(spec.id)
     if (known) {
       await known.turn.catch(() => {})
@@ -85,7 +89,7 @@ class Engine implements Sandboxes {
         const { manifest } = await this.#parts.blocks.ask('manifest', { build: spec.build }, { signal: until })
         held.record = withDefaults(held.record, spec, manifest)
         await this.#records.put(held.record)
-        await this.#start(held, manifest, { fresh: true, signal: until })
+        await this.#start(held, manifest, { how, signal: until })
       } catch (error) {
         await this.#forget(held)
         throw error
@@ -133,7 +137,7 @@ class Engine implements Sandboxes {
       held.record = { ...withDefaults(held.record, spec, manifest), egress: spec.egress }
       await this.#become(held, 'resuming')
       try {
-        await this.#start(held, manifest, { fresh: false, signal: until })
+        await this.#start(held, manifest, { how: 'resume', signal: until })
       } catch (error) {
         if (!held.killing.signal.aborted) await this.#become(held, 'paused', { mapped: null })
         throw error
@@ -156,7 +160,7 @@ class Engine implements Sandboxes {
     const results = await Promise.all(
       children.map(async (spec): Promise<ForkResult> => {
         try {
-          await this.create({ ...spec, build, env: { ...held.record.env, ...spec.env } }, { signal })
+          await this.#create({ ...spec, build, env: { ...held.record.env, ...spec.env } }, 'fork', signal)
           return { id: spec.id }
         } catch (error) {
           const { code, message } = Fault.from(error)
@@ -164,7 +168,6 @@ class Engine implements Sandboxes {
         }
       }),
     )
-    await this.#pool.forget(build)
     // Whoever was made of it keeps what it needs of it open.
     await this.#parts.blocks.ask('deleteReference', { name: reference }, { signal: this.#closing.signal })
     return results
@@ -321,17 +324,17 @@ class Engine implements Sandboxes {
   async #start(
     held: Held,
     manifest: Manifest,
-    { fresh, signal }: { fresh: boolean; signal: AbortSignal },
+    { how, signal }: { how: 'create' | 'fork' | 'resume'; signal: AbortSignal },
   ): Promise<void> {
     const { record } = held
-    const ahead = fresh ? this.#pool.take(manifest) : undefined
-    const live = ahead ?? (await this.#raise(held, manifest, signal))
+    const ahead = how === 'create' ? this.#pool.take(manifest) : undefined
+    const live = ahead ?? (await this.#raise(held, manifest, how !== 'create', signal))
     try {
       held.record = { ...held.record, place: live.place, mapped: live.mapped }
       if (ahead) await this.#records.put(held.record)
       if (record.egress.mode !== 'deny') await live.link.allow(record.egress)
       const { hostname, machineId, user, cwd } = record
-      await identify(this.#parts, live, { hostname, machineId, fresh, user, cwd, signal })
+      await identify(this.#parts, live, { hostname, machineId, fresh: how !== 'resume', user, cwd, signal })
       held.live = live
       this.#watch(held, live)
       await this.#become(held, 'running', { token: live.channel.nextToken })
@@ -342,7 +345,7 @@ class Engine implements Sandboxes {
     }
   }
 
-  async #raise(held: Held, manifest: Manifest, signal: AbortSignal): Promise<Live> {
+  async #raise(held: Held, manifest: Manifest, overParent: boolean, signal: AbortSignal): Promise<Live> {
     using entered = await this.#gate.enter({ signal })
     if (!entered) {
       throw new Fault(
@@ -355,7 +358,7 @@ class Engine implements Sandboxes {
     const place = waiting?.place ?? `s${encodeId(this.#parts.random.bytes(10))}`
     held.record = { ...held.record, place }
     await this.#records.put(held.record)
-    return raise(this.#parts, { place, manifest, waiting, signal })
+    return raise(this.#parts, { place, manifest, waiting, overParent, signal })
   }
 
   /** Room for what it takes at once; what it may come to use is the scheduler's reservation. */

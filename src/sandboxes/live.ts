@@ -34,6 +34,8 @@ export interface RaiseOptions {
   manifest: Manifest
   /** Taken over when given, whether this succeeds or not. */
   waiting?: Waiting | undefined
+  /** Memory is put over the image that its parent maps already, instead of having an image of its own. */
+  overParent: boolean
   signal: AbortSignal
 }
 
@@ -70,7 +72,7 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
   const [disk, link, memory, devices] = await allDone([
     blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal }),
     options.waiting?.link ?? network.open(place, { signal }),
-    openMemory(parts, place, manifest, signal),
+    openMemory(parts, place, manifest, options),
     manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
   ])
   const common = { directory, machine: manifest.machine, disk: { socket: disk.socket }, network: link.backend, signal }
@@ -130,10 +132,15 @@ const bootMs = 120_000
 const answerMs = 30_000
 
 /**
- * A paused sandbox is put back on the image that it was cloned from, changed pages over it, so that it goes on sharing
- * that with its siblings; every other build has an image of its own.
+ * Changed pages over the image that the parent was cloned from: so a paused sandbox goes on sharing that with its siblings,
+ * and a fork need not wait for an image that nobody else may ever want. Every other build has an image of its own.
  */
-async function openMemory(parts: Parts, holder: string, manifest: Manifest, signal: AbortSignal) {
+async function openMemory(
+  parts: Parts,
+  holder: string,
+  manifest: Manifest,
+  { overParent, signal }: Pick<RaiseOptions, 'overParent' | 'signal'>,
+) {
   const { blocks } = parts
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20
@@ -141,7 +148,7 @@ async function openMemory(parts: Parts, holder: string, manifest: Manifest, sign
     return { path, size, base: null }
   }
   const { parent, id } = manifest
-  if (manifest.reason === 'pause' && parent !== null) {
+  if (overParent && parent !== null) {
     try {
       const { path, size } = await blocks.ask('openMemory', { build: parent, holder }, { signal })
       if (size === manifest.snapshot.memory.size) return { path, size, base: parent }

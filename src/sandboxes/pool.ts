@@ -67,13 +67,6 @@ export class Pool {
     return waiting
   }
 
-  /** Gives up all that was made of a build, which is about to go. */
-  async forget(build: string): Promise<void> {
-    const popular = this.#builds.get(build)
-    this.#builds.delete(build)
-    for (const live of popular?.ready ?? []) await this.#end(live)
-  }
-
   async close(): Promise<void> {
     this.#closing.abort(new Error('the agent is shutting down'))
     await this.#filling?.catch(() => {})
@@ -152,7 +145,7 @@ export class Pool {
   async #make(manifest: Manifest): Promise<Live> {
     const { signal } = this.#closing
     using _place = await this.#gate.enter({ signal })
-    const live = await raise(this.#parts, { place: this.#newPlace(), manifest, signal })
+    const live = await raise(this.#parts, { place: this.#newPlace(), manifest, overParent: false, signal })
     try {
       const { user, cwd } = manifest.defaults
       const machineId = newMachineId(this.#parts)
