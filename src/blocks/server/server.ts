@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import type { Clock } from '../../kit/clock.ts'
 import { type Log, silentLog } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
-import type { ContentStore } from '../content.ts'
 import { memoryChunkBytes } from '../manifest.ts'
+import type { LocalContentStore } from '../open.ts'
 import { Bases } from './bases.ts'
 import { startWorker } from './call-worker.ts'
 import { Captures } from './captures.ts'
@@ -25,7 +25,7 @@ export interface ServeBlocksOptions {
   /** Nobody else's; what an earlier server left there is taken up again. */
   directory: string
   socket: string
-  content: ContentStore
+  content: LocalContentStore
   clock: Clock
   log?: Log
   /** Bytes of disks and of differences that nobody uses. */
@@ -176,6 +176,12 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     },
     async deleteReference({ name }) {
       await content.deleteReference(name)
+      return {}
+    },
+    collect: ({ graceMs, dryRun = false }) =>
+      content.collect({ dryRun, ...(graceMs === undefined ? {} : { graceMs }) }),
+    async adopt({ manifest, reference }) {
+      await content.adopt(manifest, reference)
       return {}
     },
     async list() {
