@@ -1,0 +1,4 @@
+import { Fault } from '../../model/fault.ts'
+export async function run(): Promise<number> {
+  throw new Fault('internal', 'x')
+}
