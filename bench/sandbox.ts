@@ -78,7 +78,7 @@ async function pauses(world: SandboxWorld): Promise<void> {
   const added: number[] = []
   for (let round = 0; round < 6; round++) {
     await using sandbox = await world.create()
-    await out(sandbox, dirty(100, 'x'))
+    await out(sandbox, `mount -o remount,size=200m /dev/shm; ${dirty(100, 'x')}`)
     await sleep(500)
     const first = await pausedBuild(world, sandbox)
     stopped.push(first.saved?.stoppedMs ?? Number.NaN)
@@ -173,6 +173,7 @@ async function out(sandbox: Sandbox, command: string | string[]): Promise<void> 
 
 function add(what: string, times: readonly number[], p50?: number, p99?: number): void {
   const order = sorted(times)
+  console.log(`${what}: ${order.map((time) => Math.round(time)).join(' ')}`)
   const better = 'less' as const
   figures.push({
     what: `${what}, p50`,

@@ -13,6 +13,7 @@ import { referenceKey } from './objects/keys.ts'
 import { retrying } from './objects/retry.ts'
 import type { ObjectStore } from './objects.ts'
 import { type CollectReport, collect, defaultGraceMs } from './operations/collect.ts'
+import { adopt } from './store/adopt.ts'
 import { makeBuildWriter } from './store/build-writer.ts'
 import { noSuchBuild, readManifest, readReference, writeReference } from './store/builds.ts'
 import { makeSlabs } from './store/chunk-pipeline.ts'
@@ -21,6 +22,7 @@ import { condemnedPacks, readCondemned } from './store/condemned.ts'
 import { makeLocalPacks } from './store/local-packs.ts'
 import { lockDirectory } from './store/lock.ts'
 import { type CacheBudget, type CacheUsage, makeNodeCache, type TrimReport } from './store/node-cache.ts'
+import { sideBySide } from './store/side-by-side.ts'
 import { makeUpstream } from './store/upstream.ts'
 import { startWorkers } from './store/workers.ts'
 
@@ -37,6 +39,8 @@ export interface LocalContentStore extends ContentStore, AsyncDisposable {
   trim(budget: CacheBudget): Promise<TrimReport>
   /** Removes what no reference of this directory leads to; see `collect`. */
   collect(options?: { graceMs?: number; dryRun?: boolean }): Promise<CollectReport>
+  /** Makes a build of packs that were copied into the directory; a `conflict` when one of them is not there any more. */
+  adopt(manifest: Manifest, reference: string): Promise<void>
 }
 
 /**
@@ -94,6 +98,7 @@ export async function openContentStore({
   const cache = makeNodeCache({ packs, objects, upstream: upstream?.objects })
   const reader = makeChunkReader({ directory: join(directory, 'packs'), packs, upstream, cacheBytes, log })
   const slabs = makeSlabs(threads * 3)
+  const builders = sideBySide()
 
   const manifest = async (id: BuildId): Promise<Manifest> => {
     const here =
@@ -120,11 +125,15 @@ export async function openContentStore({
     usage: cache.usage,
     trim: cache.trim,
     async collect(options = {}) {
-      const report = await collect(objects, { clock, ...options })
+      const work = () => collect(objects, { clock, ...options })
+      const report = await (options.dryRun ? work() : builders.alone(work))
       if (!report.isDryRun) await removeUnfinished(directory, 'put-', clock.now() - (options.graceMs ?? defaultGraceMs))
       return report
     },
+    adopt: (manifest, reference) => builders.alone(() => adopt(objects, manifest, reference)),
     async write({ basedOn } = {}) {
+      using joined = new DisposableStack()
+      joined.use(await builders.join())
       // In this order: what is not on the list now was never on it, or is gone already.
       const condemned = condemnedPacks(await readCondemned(objects))
       await packs.forgetRemoved(join(directory, 'packs'))
@@ -133,11 +142,13 @@ export async function openContentStore({
       const held = cache.hold(basedOn)
       const parts = { directory, packs, objects, workers, slabs, files, random, basedOn, condemned, openPacks }
       const writer = makeBuildWriter(parts)
+      const building = joined.move()
       return {
         ...writer,
         async [Symbol.asyncDispose]() {
           held[Symbol.dispose]()
           await writer[Symbol.asyncDispose]()
+          building.dispose()
         },
       }
     },

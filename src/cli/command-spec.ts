@@ -13,7 +13,7 @@ export interface CommandSpec {
   /** Options after the first argument belong to that argument's command. */
   passThrough?: boolean
   /** What its arguments name, for completion. */
-  completes?: 'jobs' | 'targets' | 'nodes' | 'contexts' | 'files' | 'sandboxes' | 'templates'
+  completes?: 'jobs' | 'targets' | 'nodes' | 'contexts' | 'files' | 'sandboxes' | 'templates' | 'builds'
   load: () => Promise<CommandModule>
 }
 

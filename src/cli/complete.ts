@@ -48,6 +48,7 @@ async function namesFor(cli: Cli, what: CommandSpec['completes']): Promise<strin
     return sandboxes.flatMap(({ id, name }) => (name === undefined ? [id] : [id, name]))
   }
   if (what === 'templates') return (await client.listTemplates({}, { signal })).templates.map(({ name }) => name)
+  if (what === 'builds') return (await client.listBuilds({ all: true }, { signal })).builds.map(({ id }) => id)
   const jobs = (await client.listJobs({}, { signal })).jobs.map(({ name }) => name)
   if (what === 'jobs') return jobs
   const { allocations } = await client.listAllocations({ live: true }, { signal })

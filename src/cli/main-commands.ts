@@ -1,10 +1,11 @@
 import { Fault } from '../model/fault.ts'
+import { type BuildCommands, buildCommandTable } from './build-commands.ts'
 import type { Cli, Command, Given } from './cli.ts'
 import { type CommandSpec, output } from './command-spec.ts'
 import { readPairs, readSecretOption, textOption, textsOption } from './options.ts'
 
 /**
- * The commands that run a control plane or an agent. They are carried out in main/, which hands in how to load them;
+ * The commands that run a control plane or an agent, or look into stores of builds. They are carried out in main/, which hands in how to load them;
  * here is what they take.
  */
 export interface MainCommands {
@@ -13,6 +14,7 @@ export interface MainCommands {
   dev: MainCommand<DevCommand>
   demo: MainCommand<DevCommand>
   doctor: MainCommand<Given>
+  build: Partial<BuildCommands>
 }
 /** Loads a module whose `run` carries the command out and resolves with the exit code; nothing means 0. */
 export type MainCommand<O> = () => Promise<{ run: (cli: Cli, options: O) => Promise<number | undefined> }>
@@ -81,6 +83,7 @@ export function mainCommandTable(commands: Partial<MainCommands>): CommandSpec[]
       summary: 'say what this machine can run, and what is missing',
       options: [output],
     }),
+    buildCommandTable(commands.build),
   ].flat()
 }
 

@@ -74,15 +74,4 @@ export const templateCommands: readonly CommandSpec[] = [
     completes: 'templates',
     load: () => import('./commands/template-logs.ts'),
   },
-  {
-    name: 'build list',
-    summary: 'list builds',
-    options: [
-      { flags: '--template <template>', help: 'only those of it' },
-      { flags: '--node <node>', help: 'only those that lie there' },
-      { flags: '-a, --all', help: 'also those that pauses and forks leave' },
-      ...reads,
-    ],
-    load: () => import('./commands/build-list.ts'),
-  },
 ]

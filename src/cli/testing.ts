@@ -9,6 +9,7 @@ import { systemRandom } from '../kit/system-random.ts'
 import { Fault } from '../model/fault.ts'
 import type { Cli } from './cli.ts'
 import { findHome } from './home.ts'
+import type { MainCommands } from './main-commands.ts'
 import { runCli } from './program.ts'
 
 /** A command line to test with: its own home, its output kept, and a control plane that answers as it is told. */
@@ -23,7 +24,13 @@ export interface TestCli extends AsyncDisposable {
 /** What the control plane answers: a value is 200, a Fault is that fault. Keys are `METHOD /path`. */
 export type Answers = Record<string, (request: TransportRequest) => unknown>
 
-export async function testCli({ answers, connect: open, env = {}, now }: TestCliOptions = {}): Promise<TestCli> {
+export async function testCli({
+  answers,
+  connect: open,
+  env = {},
+  now,
+  commands,
+}: TestCliOptions = {}): Promise<TestCli> {
   const directory = await mkdtemp(join(tmpdir(), 'tutti-cli-'))
   const stdin = new PassThrough()
   const interrupted = new AbortController()
@@ -63,7 +70,7 @@ export async function testCli({ answers, connect: open, env = {}, now }: TestCli
       out = new PassThrough()
       err = new PassThrough()
       const texts = [collect(out), collect(err)]
-      const code = await runCli(argv, {}, cli)
+      const code = await runCli(argv, commands ?? withoutMain, cli)
       out.end()
       err.end()
       const [stdout = '', stderr = ''] = await Promise.all(texts)
@@ -73,7 +80,12 @@ export async function testCli({ answers, connect: open, env = {}, now }: TestCli
   }
 }
 
+/** What needs nothing of main/. */
+const withoutMain: Partial<MainCommands> = { build: { list: () => import('./commands/build-list.ts') } }
+
 export interface TestCliOptions {
+  /** What main/ hands in. */
+  commands?: Partial<MainCommands>
   /** Without these the command line looks for a real control plane. */
   answers?: Answers
   /** A client of the test's own. */

@@ -27,6 +27,8 @@ export interface CopyReport {
   chunks: number
   /** Of them, those that were there already. */
   presentChunks: number
+  /** Their bytes as they are stored. */
+  presentBytes: number
   copiedPacks: number
   /** Packs that were made because the others held mostly what is not needed, or what is there already. */
   madePacks: number
@@ -55,9 +57,18 @@ export async function copyBuild(
 ): Promise<CopyReport> {
   const manifest = await from.manifest(id)
   const needed = await neededBy(from, manifest)
-  const report: CopyReport = { chunks: needed.size, presentChunks: 0, copiedPacks: 0, madePacks: 0, copiedBytes: 0 }
+  const report: CopyReport = {
+    chunks: needed.size,
+    presentChunks: 0,
+    presentBytes: 0,
+    copiedPacks: 0,
+    madePacks: 0,
+    copiedBytes: 0,
+  }
+  const allBytes = storedBytes(needed)
   const packs = await findPresent(needed, manifest, to)
   report.presentChunks = report.chunks - needed.size
+  report.presentBytes = allBytes - storedBytes(needed)
   const put = async (name: string, bytes: Buffer): Promise<void> => {
     await to.put(packKey(name), bytes, { size: bytes.length, ...(signal ? { signal } : {}) })
     packs.add(name)
@@ -87,6 +98,12 @@ interface Needed {
   id: Uint8Array
   pack: PackIndex
   place: Place
+}
+
+function storedBytes(needed: ReadonlyMap<string, Needed>): number {
+  let sum = 0
+  for (const { place } of needed.values()) sum += place.storedBytes
+  return sum
 }
 
 async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, Needed>> {

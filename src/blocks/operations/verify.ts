@@ -22,7 +22,11 @@ export interface VerifyReport {
 /** Reads everything of some builds, or of a whole store, and says what is not as its hash says, or not there. */
 export async function verify(
   source: BuildSource,
-  { builds: chosen, signal }: { builds?: readonly BuildId[]; signal?: AbortSignal } = {},
+  {
+    builds: chosen,
+    signal,
+    onProgress,
+  }: { builds?: readonly BuildId[]; signal?: AbortSignal; onProgress?: (report: VerifyReport) => void } = {},
 ): Promise<VerifyReport> {
   const report: VerifyReport = { builds: 0, packs: 0, chunks: 0, bytes: 0, problems: [] }
   const note =
@@ -84,6 +88,7 @@ export async function verify(
       await mayGoOn(place.bytes)
       report.chunks++
       report.bytes += place.bytes
+      onProgress?.(report)
       if (decodeChunk(id, bytes.subarray(place.offset, place.offset + place.storedBytes), place)) continue
       bad.add(key)
       const chunk = toHash(id)

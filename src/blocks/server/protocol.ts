@@ -13,6 +13,7 @@ import { Defaults, Image, Manifest } from '../manifest.ts'
 
 const Name = z.string().regex(/^[0-9a-z-]{1,64}$/)
 const Path = z.string().max(4096)
+const Condemned = z.strictObject({ builds: z.array(BuildId), packs: z.array(z.string()), bytes: z.number() })
 
 export const requests = {
   /**
@@ -103,6 +104,10 @@ export const requests = {
   setReference: z.strictObject({ name: z.string().max(200), build: BuildId }),
   /** Removes a name; what only it led to is freed by the next collection. */
   deleteReference: z.strictObject({ name: z.string().max(200) }),
+  /** Removes what no reference leads to; see src/blocks/operations/collect.ts. */
+  collect: z.strictObject({ graceMs: z.int().nonnegative().optional(), dryRun: z.boolean().optional() }),
+  /** Makes a build of packs that somebody has copied into the content directory; `conflict` when one is not there. */
+  adopt: z.strictObject({ manifest: Manifest, reference: z.string().max(200) }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
   list: z.strictObject({}),
   /** Ends the server once this is answered. Disks that are open are served again by the next one. */
@@ -136,6 +141,15 @@ export const answers = {
   reference: z.strictObject({ build: BuildId.nullable() }),
   setReference: z.strictObject({}),
   deleteReference: z.strictObject({}),
+  collect: z.strictObject({
+    isDryRun: z.boolean(),
+    references: z.int(),
+    kept: z.strictObject({ builds: z.int(), packs: z.int(), bytes: z.number() }),
+    waiting: Condemned,
+    removed: Condemned,
+    problems: z.array(z.string()),
+  }),
+  adopt: z.strictObject({}),
   list: z.strictObject({
     disks: z.array(
       z.strictObject({ name: Name, build: BuildId.nullable(), size: z.int(), epoch: z.int(), overlayBytes: z.int() }),

@@ -6,8 +6,8 @@ import type { Clock } from '../../kit/clock.ts'
 import { type Log, silentLog } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
-import type { ContentStore } from '../content.ts'
 import { memoryChunkBytes } from '../manifest.ts'
+import type { LocalContentStore } from '../open.ts'
 import { Bases } from './bases.ts'
 import { startWorker } from './call-worker.ts'
 import { Captures } from './captures.ts'
@@ -26,7 +26,7 @@ export interface ServeBlocksOptions {
   /** Nobody else's; what an earlier server left there is taken up again. */
   directory: string
   socket: string
-  content: ContentStore
+  content: LocalContentStore
   clock: Clock
   log?: Log
   /** Bytes of disks and of differences that nobody uses. */
@@ -193,6 +193,12 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     },
     async deleteReference({ name }) {
       await content.deleteReference(name)
+      return {}
+    },
+    collect: ({ graceMs, dryRun = false }) =>
+      content.collect({ dryRun, ...(graceMs === undefined ? {} : { graceMs }) }),
+    async adopt({ manifest, reference }) {
+      await content.adopt(manifest, reference)
       return {}
     },
     async list() {

@@ -1,16 +1,20 @@
 import type { Cli, Given } from '../../cli/cli.ts'
 import { print } from '../../cli/output/print.ts'
 import { table } from '../../cli/output/table.ts'
+import { silentLog } from '../../kit/log.ts'
 import { systemClock } from '../../kit/system-clock.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import { machineDrivers } from '../drivers.ts'
+import { findSandboxFacts } from '../sandboxes/offer.ts'
 
-/** `tutti doctor`: which drivers work on this machine, and for each that does not, why and what to install. */
+/** `tutti doctor`: which drivers, and whether sandboxes, work on this machine; otherwise why not and what to install. */
 export async function run(cli: Cli, { options }: Given): Promise<number> {
   const drivers = machineDrivers({ directory: cli.home.agentData, clock: systemClock, env: cli.env })
-  const findings = await Promise.all(
-    drivers.map(async (driver) => ({ driver: driver.name, ...(await driver.facts()) })),
-  )
+  const sandboxes = { directory: cli.home.agentData, clock: systemClock, env: cli.env, log: silentLog }
+  const findings: Finding[] = await Promise.all([
+    ...drivers.map(async (driver) => ({ driver: driver.name, ...(await driver.facts()) })),
+    findSandboxFacts(sandboxes).then((facts) => ({ driver: 'sandboxes', ...facts })),
+  ])
   await print(cli, options.output, {
     value: findings,
     names: () => findings.filter(({ healthy }) => healthy).map(({ driver }) => driver),

@@ -38,17 +38,8 @@ export interface NodeSandboxes extends SandboxOffer, AsyncDisposable {
 }
 
 export async function offerSandboxes(options: OfferOptions): Promise<NodeSandboxes> {
-  const { clock, log, env, newFacts } = options
-  const directory = join(options.directory, 'sandboxes')
-  const kernelRoots = [join(import.meta.dirname, '../../../.tutti/kernels', ownArch())]
-  const vmm = createQemu({
-    clock,
-    log,
-    directory,
-    kernel: env['TUTTI_KERNEL'],
-    kernelRoots,
-    emulate: env['TUTTI_EMULATE'] === '1',
-  })
+  const { log, env, newFacts } = options
+  const { vmm, directory, kernelRoots } = ownVmm(options)
   const closing = new AbortController()
   const opened = Promise.withResolvers<SandboxParts>()
   const isDue = (await readdir(join(directory, 'sandboxes')).catch(() => [])).length > 0
@@ -93,6 +84,32 @@ export async function offerSandboxes(options: OfferOptions): Promise<NodeSandbox
       await own.disposeAsync()
     },
   }
+}
+
+/** Whether sandboxes work on this machine; takes as long as it takes to find out. */
+export function findSandboxFacts(
+  options: Pick<OfferOptions, 'directory' | 'env' | 'clock' | 'log'>,
+): Promise<DriverFacts> {
+  return sandboxFacts(ownVmm(options).vmm, options.env)
+}
+
+function ownVmm({
+  directory: agentDirectory,
+  env,
+  clock,
+  log,
+}: Pick<OfferOptions, 'directory' | 'env' | 'clock' | 'log'>) {
+  const directory = join(agentDirectory, 'sandboxes')
+  const kernelRoots = [join(import.meta.dirname, '../../../.tutti/kernels', ownArch())]
+  const vmm = createQemu({
+    clock,
+    log,
+    directory,
+    kernel: env['TUTTI_KERNEL'],
+    kernelRoots,
+    emulate: env['TUTTI_EMULATE'] === '1',
+  })
+  return { vmm, directory, kernelRoots }
 }
 
 function ownArch(): 'amd64' | 'arm64' {

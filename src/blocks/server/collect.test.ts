@@ -1,0 +1,62 @@
+import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { seededRandom } from '../../kit/random.ts'
+import { fileObjects } from '../objects/file.ts'
+import { copyBuild } from '../operations/copy.ts'
+import { readBuilds } from '../operations/source.ts'
+import { fresh, openTestStore, readDisk, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
+import { openTestServer } from './testing.ts'
+
+const content = fresh(seededRandom('bytes'), 40 * 16 * 1024)
+const build = testBuildId('build')
+
+test('a build that is copied into the directory of a block server that runs can be read there', async () => {
+  await using elsewhere = await temporaryDirectory()
+  await using from = await openTestStore(elsewhere.path)
+  const manifest = await storeBuild(from, build, content)
+  await using server = await openTestServer()
+  const directory = server.content.directory
+  await copyBuild(readBuilds(from.objects), fileObjects({ directory, random: seededRandom('copy') }), build)
+  await server.ask('adopt', { manifest, reference: `build/${build}` })
+  assert.ok((await readDisk(server.content, build)).equals(content))
+  assert.equal((await server.ask('reference', { name: `build/${build}` })).build, build)
+})
+
+test('a build is not adopted when one of its packs was removed meanwhile', async () => {
+  await using elsewhere = await temporaryDirectory()
+  await using from = await openTestStore(elsewhere.path)
+  const manifest = await storeBuild(from, build, content)
+  await using server = await openTestServer()
+  const directory = server.content.directory
+  await copyBuild(readBuilds(from.objects), fileObjects({ directory, random: seededRandom('copy') }), build)
+  await rm(join(directory, 'builds', `${build}.json`))
+  await rm(join(directory, 'packs', manifest.packs[0] ?? ''))
+  await assert.rejects(server.ask('adopt', { manifest, reference: `build/${build}` }), {
+    code: 'conflict',
+    message: /pack [0-9a-f]{64} of build .* is missing/,
+  })
+  assert.equal((await server.ask('reference', { name: `build/${build}` })).build, null)
+})
+
+test('a collection without grace waits for the build that is being made, and leaves what it relies on', async () => {
+  await using server = await openTestServer()
+  const parent = await storeBuild(server.content, build, content)
+  await server.ask('collect', { graceMs: 0 })
+  const writer = await server.content.write({ basedOn: parent })
+  const collecting = server.ask('collect', { graceMs: 0 })
+  const chunkBytes = 16 * 1024
+  const ids = await Promise.all(
+    Array.from({ length: 40 }, (_, n) => writer.add(content.subarray(n * chunkBytes, (n + 1) * chunkBytes))),
+  )
+  const disk = await writer.image({ size: content.length, chunkBytes }, (n) => ids[n] as Uint8Array)
+  const { format: _format, packs: _packs, addedBytes: _added, ...rest } = parent
+  const second = testBuildId('second')
+  await writer.publish({ ...rest, id: second, disk })
+  await server.content.setReference('second', second)
+  await writer[Symbol.asyncDispose]()
+  const report = await collecting
+  assert.deepEqual(report.removed.builds, [build])
+  assert.ok((await readDisk(server.content, second)).equals(content))
+})

@@ -1,0 +1,72 @@
+import { type CollectReport, collect, defaultGraceMs } from '../../blocks/operations/collect.ts'
+import { listBuilds } from '../../blocks/operations/list.ts'
+import { readCondemned } from '../../blocks/store/condemned.ts'
+import type { Cli, Given } from '../../cli/cli.ts'
+import { durationOption, flagOption, textOption } from '../../cli/options.ts'
+import { print } from '../../cli/output/print.ts'
+import { table } from '../../cli/output/table.ts'
+import { moment, paint, type Tone } from '../../cli/output/text.ts'
+import { formatSize } from '../../model/quantity.ts'
+import { type BuildStore, openBuildStore } from '../builds/store.ts'
+import { writeToStore } from '../builds/write-to-store.ts'
+
+const tones: Record<Fate, Tone> = { kept: 'good', waiting: 'busy', removed: 'bad' }
+type Fate = 'kept' | 'waiting' | 'removed'
+
+/** `tutti build gc`: removes what no name leads to, and says of every build what became of it and why. */
+export async function run(cli: Cli, { options }: Given): Promise<number> {
+  const store = await openBuildStore(cli, textOption(options, 'store'))
+  const dryRun = flagOption(options, 'dryRun')
+  const graceMs = durationOption(options, 'grace') ?? defaultGraceMs
+  const { builds } = await listBuilds(store.objects)
+  const report = await collectIn(cli, store, { graceMs, dryRun })
+  const since = await readCondemned(store.objects)
+  const removed = new Set(report.removed.builds)
+  const waiting = new Set(report.waiting.builds)
+  const fates = builds.map(({ id, references, addedBytes }) => {
+    const fate: Fate = removed.has(id) ? 'removed' : waiting.has(id) ? 'waiting' : 'kept'
+    const due = (since.get(`builds/${id}.json`) ?? cli.clock.now()) + graceMs
+    const why =
+      fate === 'kept'
+        ? `named ${references.join(', ') || 'just now'}`
+        : fate === 'removed'
+          ? 'no name leads to it'
+          : `no name leads to it; may go from ${moment(due)} on`
+    return { id, fate, references, addedBytes, why, ...(fate === 'waiting' ? { dueAt: due } : {}) }
+  })
+  await print(cli, options.output, {
+    value: { store: store.objects.url, graceMs, ...report, fates },
+    names: () => report.removed.builds,
+    table: () => {
+      const rows = fates.map(({ id, fate, addedBytes, why }) => [
+        id,
+        { text: fate === 'removed' && dryRun ? 'would go' : fate, tone: tones[fate] },
+        formatSize(addedBytes),
+        why,
+      ])
+      const list = rows.length === 0 ? '' : `${table(cli.stdout, ['BUILD', 'FATE', 'ADDED', 'WHY'], rows)}\n`
+      const { kept } = report
+      const sum = (what: { builds: readonly unknown[]; packs: readonly unknown[]; bytes: number }) =>
+        `${what.builds.length} builds and ${what.packs.length} packs, ${formatSize(what.bytes)}`
+      return [
+        list,
+        `${dryRun ? 'would free' : 'freed'}: ${sum(report.removed)}\n`,
+        `waiting: ${sum(report.waiting)}\n`,
+        `kept: ${kept.builds} builds and ${kept.packs} packs, ${formatSize(kept.bytes)}, by ${report.references} names\n`,
+      ].join('')
+    },
+  })
+  for (const problem of report.problems) cli.stderr.write(`${paint(cli.stderr, 'bad', 'tutti:')} ${problem}\n`)
+  return report.problems.length > 0 ? 1 : 0
+}
+
+async function collectIn(
+  cli: Cli,
+  store: BuildStore,
+  options: { graceMs: number; dryRun: boolean },
+): Promise<CollectReport> {
+  // To look needs nobody's leave.
+  if (options.dryRun) return collect(store.objects, { clock: cli.clock, ...options })
+  await using target = await writeToStore(cli, store)
+  return target.collect(options)
+}
