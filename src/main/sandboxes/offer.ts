@@ -16,6 +16,7 @@ import { bootFiles } from '../../vmm/boot/boot-files.ts'
 import { createQemu } from '../../vmm/qemu/qemu.ts'
 import type { Vmm } from '../../vmm/vmm.ts'
 import { keepBlockServer } from './block-server.ts'
+import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
 import { openNetwork } from './network.ts'
 import { templateBuilder } from './template-builder.ts'
@@ -152,6 +153,7 @@ async function openParts(
     directory: join(directory, 'boot'),
   })
   const blocks = own.use(await keepBlockServer({ directory: join(directory, 'blocks'), clock, signal }))
+  void collectBuilds(blocks, { clock, log, signal })
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
     connectGuest({
