@@ -64,6 +64,7 @@ export async function storeRootFileSystem(store: LocalContentStore, directory: s
     printf 'secret' > etc/shadow && chmod 640 etc/shadow && chown 0:42 etc/shadow
     printf '#!/bin/true' > bin/su && chmod 4755 bin/su
     printf 'mine' > home/user/note && chown -R 1000:1000 home/user && chmod 600 home/user/note
+    printf 'user:x:1000:1000::/home/user:/bin/sh\\n' > etc/passwd
     ln -s etc/shadow link`
   await execute('sh', ['-euc', script, 'sh', root])
   const disk = join(directory, 'disk')
