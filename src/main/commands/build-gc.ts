@@ -68,5 +68,5 @@ async function collectIn(
   // To look needs nobody's leave.
   if (options.dryRun) return collect(store.objects, { clock: cli.clock, ...options })
   await using target = await writeToStore(cli, store)
-  return target.collect(options)
+  return await target.collect(options)
 }

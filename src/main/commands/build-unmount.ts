@@ -13,13 +13,16 @@ export async function run(cli: Cli, { args }: Given): Promise<undefined> {
   const note = await readMountNote(cli, directory)
   if (!note) throw new Fault('not_found', `no build is mounted at ${directory}`)
   if (await isServing(note)) {
-    process.kill(note.pid, 'SIGTERM')
-    for (let waitedMs = 0; waitedMs < patienceMs && (await readMountNote(cli, directory)); waitedMs += pollMs)
+    try {
+      process.kill(note.pid, 'SIGTERM')
+    } catch {
+      // It has just ended.
+    }
+    for (let waitedMs = 0; waitedMs < patienceMs && (await isServing(note)); waitedMs += pollMs)
       await cli.clock.sleep(pollMs, { signal: cli.signal })
-    for (let waitedMs = 0; waitedMs < patienceMs && (await isMountPoint(directory)); waitedMs += pollMs)
-      await cli.clock.sleep(pollMs, { signal: cli.signal })
-    if (await isServing(note)) await cli.clock.sleep(pollMs, { signal: cli.signal })
-  } else await cleanUpMount(directory, note.scratch, cli.clock)
+  }
+  // What it took away itself is not there any more; the rest is what a killed one left.
+  if (!(await isServing(note))) await cleanUpMount(directory, note.scratch, cli.clock)
   await removeMountNote(cli, directory)
   if (await isMountPoint(directory)) throw new Fault('conflict', `${directory} is still in use, and stays mounted`)
   return undefined
