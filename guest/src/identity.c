@@ -208,9 +208,27 @@ static void new_boot_id(void) {
   if (write_whole(source, text, strlen(text), 0444) == 0) mount(source, target, NULL, MS_BIND, NULL);
 }
 
+/* As it was set last. A template is saved with the network that its clones will be given, who then need not set it. */
+static char network[400];
+
 static int set_network(struct bytes fields, char *problem, size_t size) {
-  char mac[32], address[64], gateway[64];
-  if (!field_text(fields, F_MAC, mac, sizeof mac)) return network_set(NULL, NULL, 0, NULL, problem, size);
+  char mac[32], address[64], gateway[64], wanted[sizeof network];
+  if (!field_text(fields, F_MAC, mac, sizeof mac)) {
+    *network = 0;
+    return network_set(NULL, NULL, 0, NULL, problem, size);
+  }
+  size_t used = 0;
+  struct bytes rest = fields;
+  struct field part;
+  while (field_next(&rest, &part)) {
+    if (part.tag != F_MAC && part.tag != F_ADDRESS && part.tag != F_PREFIX && part.tag != F_GATEWAY && part.tag != F_NAMESERVER) continue;
+    for (size_t i = 0; i < part.value.length && used + 3 < sizeof wanted; i++, used += 2) snprintf(wanted + used, 3, "%02x", part.value.at[i]);
+    if (used + 1 < sizeof wanted) wanted[used++] = ' ';
+  }
+  wanted[used] = 0;
+  /* Too long to be compared is never the same. */
+  if (used + 3 < sizeof wanted && strcmp(wanted, network) == 0) return 0;
+  *network = 0;
   field_text(fields, F_ADDRESS, address, sizeof address);
   field_text(fields, F_GATEWAY, gateway, sizeof gateway);
   int result = network_set(mac, address, (int)field_number(fields, F_PREFIX, 24), gateway, problem, size);
@@ -225,6 +243,7 @@ static int set_network(struct bytes fields, char *problem, size_t size) {
   /* An image may have it as a link to a place that is not there. */
   if (servers.length > 0 && result == 0) result = put_file("/etc/resolv.conf", servers.at, servers.length, 0644);
   if (result > 0) snprintf(problem, size, "cannot write /etc/resolv.conf: %s", strerror(result));
+  if (result == 0) snprintf(network, sizeof network, "%s", wanted);
   out_free(&servers);
   return result;
 }

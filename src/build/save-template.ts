@@ -8,7 +8,7 @@ import { formatSize } from '../model/units.ts'
 import type { Recipe } from '../recipe/recipe.ts'
 import type { Base } from './begin-from.ts'
 import type { BuildScope } from './build-template.ts'
-import { type BuildMachine, startMachine } from './machine.ts'
+import { type BuildMachine, identify, startMachine } from './machine.ts'
 import { recordPrefetch } from './record-prefetch.ts'
 import { waitUntilReady } from './wait-until-ready.ts'
 
@@ -82,6 +82,7 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const { blocks } = parts
   const { vm, channel, disk, directory } = guest
   report('save', 'saving the template')
+  await setUsualNetwork(options, guest)
   await channel.freeze({ sync: true, signal })
   const { agentVersion, nextToken: token } = channel
   await channel.quiesce({ signal })
@@ -100,6 +101,16 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const { addedBytes } = await storeStill({ ...still, id: build, reason: 'template', reference, prefetch })
   report('save', `saved as ${build}, ${formatSize(first.addedBytes + addedBytes)} new`)
   return (await blocks.ask('manifest', { build }, { signal })).manifest
+}
+
+/** The network that clones will most likely be given, so that they need not set it; nothing leads anywhere from here. */
+async function setUsualNetwork({ parts, build, signal }: SaveOptions, { channel }: BuildMachine): Promise<void> {
+  const link = await parts.network?.open(`u-${build}`, { signal })
+  try {
+    await identify(parts, channel, link, signal)
+  } finally {
+    await link?.close()
+  }
 }
 
 const trialMs = 120_000
