@@ -108,7 +108,8 @@ export async function startMachine(parts: BuildParts, options: MachineOptions): 
 }
 
 async function openLink({ network }: BuildParts, name: string, signal: AbortSignal): Promise<SandboxLink | undefined> {
-  const link = await network?.open(name, { signal })
+  // Places on the network bear names without dashes.
+  const link = await network?.open(name.replaceAll('-', ''), { signal })
   await link?.allow({ mode: 'allow' })
   return link
 }

@@ -105,7 +105,7 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
 
 /** The network that clones will most likely be given, so that they need not set it; nothing leads anywhere from here. */
 async function setUsualNetwork({ parts, build, signal }: SaveOptions, { channel }: BuildMachine): Promise<void> {
-  const link = await parts.network?.open(`u-${build}`, { signal })
+  const link = await parts.network?.open(`u${build}`, { signal })
   try {
     await identify(parts, channel, link, signal)
   } finally {

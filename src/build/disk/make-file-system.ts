@@ -1,6 +1,11 @@
 import { createHash } from 'node:crypto'
+import { statfs } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { lastLine, runTool } from '../../images/run-tool.ts'
 import { Fault } from '../../model/fault.ts'
+
+/** With less than this left, what went wrong is that the node's disk is full. */
+const fullBytes = 16 * 2 ** 20
 
 export interface FileSystemOptions {
   /** A directory with the files, owned by those who shall own them in the guest. */
@@ -39,6 +44,12 @@ export async function makeFileSystem({ root, file, sizeMiB, what, seed, signal }
   )
   if (result.code === 0) return
   const said = `${result.stdout}\n${result.stderr}`
+  const { bavail, bsize } = await statfs(dirname(file))
+  if (bavail * bsize < fullBytes)
+    throw new Fault(
+      'exhausted',
+      `the disk of this node is full: ${what} cannot be made a disk; free space, or collect builds`,
+    )
   if (/could not allocate|no free space|no space left.*populat|ext2 filesystem.*full|inode.*allocat/i.test(said))
     throw new Fault('invalid', `${what} does not fit on a disk of ${sizeMiB} MiB; ask for a larger disk`)
   if (/no space left on device/i.test(said))
