@@ -306,7 +306,7 @@ class Engine implements Sandboxes {
     const memory =
       mapped === null
         ? await blocks.ask('newMemory', { name: place, size: manifest.machine.memoryMiB * 2 ** 20 }, { signal })
-        : await blocks.ask('openMemory', { build: mapped, holder: place }, { signal })
+        : await blocks.ask('openMemory', { build: mapped, holder: place, lazy: true }, { signal })
     const link = await network.adopt(place)
     if (!link) throw new Fault('unavailable', 'its place on the network is gone')
     await link.allow(record.egress)

@@ -81,7 +81,7 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
     const { base } = memory
     vm = await parts.vmm.restore({
       ...common,
-      memory: { path: memory.path },
+      memory: memory.preload === undefined ? { path: memory.path } : { path: memory.path, preload: memory.preload },
       devices,
       ...(options.waiting ? { warm: options.waiting.vm } : {}),
       ...(base === null || base === manifest.id
@@ -131,27 +131,28 @@ const answerMs = 30_000
 
 /**
  * A paused sandbox is put back on the image that it was cloned from, changed pages over it, so that it goes on sharing
- * that with its siblings; every other build has an image of its own.
+ * that with its siblings, where that is on this machine; every other build has an image of its own. One that is not here
+ * yet is given out at once, and arrives as it is touched.
  */
 async function openMemory(parts: Parts, holder: string, manifest: Manifest, signal: AbortSignal) {
   const { blocks } = parts
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20
     const { path } = await blocks.ask('newMemory', { name: holder, size }, { signal })
-    return { path, size, base: null }
+    return { path, size, base: null, preload: undefined }
   }
   const { parent, id } = manifest
   if (manifest.reason === 'pause' && parent !== null) {
     try {
-      const { path, size } = await blocks.ask('openMemory', { build: parent, holder }, { signal })
-      if (size === manifest.snapshot.memory.size) return { path, size, base: parent }
+      const { path, size } = await blocks.ask('openMemory', { build: parent, holder, ifHere: true }, { signal })
+      if (size === manifest.snapshot.memory.size) return { path, size, base: parent, preload: undefined }
       await blocks.ask('releaseMemory', { build: parent, holder }, { signal })
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'not_found') throw error
     }
   }
-  const { path, size } = await blocks.ask('openMemory', { build: id, holder }, { signal })
-  return { path, size, base: id }
+  const { path, size, preload } = await blocks.ask('openMemory', { build: id, holder, lazy: true }, { signal })
+  return { path, size, base: id, preload: preload ?? undefined }
 }
 
 /** The device state as a file, made once and kept for the next clone of the same build. */

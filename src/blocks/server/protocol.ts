@@ -34,10 +34,15 @@ export const requests = {
   closeDisk: z.strictObject({ name: Name }),
   /**
    * The memory image of a build, for the VMM to map privately: `path` to open, `size`, and `sealed` when nobody can change
-   * it. Complete when the build is local and wanted so; otherwise a file that fetches its pages as they are touched.
-   * Held until released by every holder.
+   * it. With `lazy`, a file that fetches its pages as they are touched, unless all of them are on this machine; with
+   * `ifHere`, `not_found` unless they are. Held until released by every holder.
    */
-  openMemory: z.strictObject({ build: BuildId, holder: Name, lazy: z.boolean().optional() }),
+  openMemory: z.strictObject({
+    build: BuildId,
+    holder: Name,
+    lazy: z.boolean().optional(),
+    ifHere: z.boolean().optional(),
+  }),
   releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
   /** Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. */
   newMemory: z.strictObject({ name: Name, size: z.int().positive() }),
@@ -140,7 +145,17 @@ export const answers = {
     disks: z.array(
       z.strictObject({ name: Name, build: BuildId.nullable(), size: z.int(), epoch: z.int(), overlayBytes: z.int() }),
     ),
-    memories: z.array(z.strictObject({ build: BuildId, holders: z.array(Name), bytes: z.int() })),
+    memories: z.array(
+      z.strictObject({
+        build: BuildId,
+        holders: z.array(Name),
+        bytes: z.int(),
+        /** Of these bytes, those that have arrived. */
+        fetchedBytes: z.int(),
+        /** Why a part of it that somebody waited for could not be brought. */
+        fault: z.string().nullable(),
+      }),
+    ),
     captures: z.array(Name),
     /** Memories of machines that boot. */
     newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),

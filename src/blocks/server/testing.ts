@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { systemClock } from '../../kit/system-clock.ts'
 import type { BuildId } from '../../model/ids.ts'
+import type { ContentStore } from '../content.ts'
 import type { LocalContentStore } from '../open.ts'
 import { openTestStore, temporaryDirectory } from '../testing.ts'
 import { connectBlockServer } from './client.ts'
@@ -34,13 +35,22 @@ export interface TestServer extends AsyncDisposable {
 }
 
 /** A block server in this process, with a content store of its own. */
-export async function openTestServer(options: Partial<ServeBlocksOptions> = {}): Promise<TestServer> {
+export async function openTestServer({
+  isElsewhere = false,
+  ...options
+}: Partial<ServeBlocksOptions> & {
+  /** It takes what it has for what lies in an object store only. */
+  isElsewhere?: boolean
+} = {}): Promise<TestServer> {
   const scratch = await temporaryDirectory()
   const directory = join(scratch.path, 'server')
   const content = await openTestStore(join(scratch.path, 'content'))
   const socket = join(scratch.path, 's')
+  const served: ContentStore = isElsewhere
+    ? { ...content, open: async (...args) => ({ ...(await content.open(...args)), isHere: () => false }) }
+    : content
   const start = async () => {
-    const server = await serveBlocks({ directory, socket, content, clock: systemClock, ...options })
+    const server = await serveBlocks({ directory, socket, content: served, clock: systemClock, ...options })
     return { server, client: await connectBlockServer({ socket, signal: AbortSignal.timeout(10_000) }) }
   }
   let running = await start()
