@@ -9,6 +9,7 @@ import { Fault, sentence } from '../model/fault.ts'
 import { type BuildId, encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import type { Vm, WarmVm } from '../vmm/vmm.ts'
+import { memoryFault } from './memory-fault.ts'
 import type { SandboxLink } from './network.ts'
 import type { Parts } from './parts.ts'
 
@@ -73,6 +74,35 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
     openMemory(parts, place, manifest, signal),
     manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
   ])
+  try {
+    const live = await start(parts, options, { directory, disk, link, memory, devices })
+    undo.move()
+    return live
+  } catch (error) {
+    signal.throwIfAborted()
+    const why = await memoryFault(parts, memory.base)
+    if (why === undefined) throw error
+    throw new Fault('unavailable', `build ${manifest.id} cannot be started, since its memory cannot be read: ${why}`, {
+      cause: error,
+    })
+  }
+}
+
+interface Opened {
+  directory: string
+  disk: { socket: string }
+  link: SandboxLink
+  memory: Awaited<ReturnType<typeof openMemory>>
+  devices: string | undefined
+}
+
+async function start(
+  parts: Parts,
+  options: RaiseOptions,
+  { directory, disk, link, memory, devices }: Opened,
+): Promise<Live> {
+  const { place, manifest, signal } = options
+  const { blocks } = parts
   const common = { directory, machine: manifest.machine, disk: { socket: disk.socket }, network: link.backend, signal }
   let vm: Vm
   if (devices === undefined) {
@@ -96,7 +126,6 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
   if (devices !== undefined) await vm.resume()
   const token = manifest.snapshot?.channelToken ?? ''
   const channel = await answered(parts, vm, token, { boots: devices === undefined, signal })
-  undo.move()
   return { place, manifest, mapped: memory.base, memory, vm, link, channel }
 }
 

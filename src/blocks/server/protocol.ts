@@ -159,6 +159,10 @@ export const answers = {
     captures: z.array(Name),
     /** Memories of machines that boot. */
     newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),
+    /** The object store behind this machine, as it was given. */
+    upstream: z.string().nullable(),
+    /** Builds that are yet to be brought there. */
+    uploads: z.array(BuildId),
     /** How memory is held and captured here; found out when the server started. */
     method: z.strictObject({
       memory: z.enum(['memfd', 'file']),

@@ -21,6 +21,7 @@ import type { MemoryRequest } from './memory-worker.ts'
 import { preloadLibrary } from './preload.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
+import type { Uploads } from './uploads.ts'
 
 export interface ServeBlocksOptions {
   /** Nobody else's; what an earlier server left there is taken up again. */
@@ -29,6 +30,10 @@ export interface ServeBlocksOptions {
   content: ContentStore
   clock: Clock
   log?: Log
+  /** Brings builds to the object store that is shared with other machines. */
+  uploads?: Uploads | undefined
+  /** Name of that store, for whoever asks. */
+  upstream?: string | undefined
   /** Bytes of disks and of differences that nobody uses. */
   keptDiskBytes?: number
   /** Bytes of memories that nobody holds. */
@@ -190,7 +195,11 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       const storing = storeBuild({ content, disks, memories, captures }, request)
       stores.set(request.build, storing)
       try {
-        return await storing
+        const stored = await storing
+        // A fork's children start where it was made, and nobody else ever wants it; nor a layer.
+        const isWanted = request.reason !== 'layer' && !request.reference.startsWith('fork/')
+        if (isWanted) options.uploads?.add(request.build)
+        return stored
       } finally {
         stores.delete(request.build)
       }
@@ -221,6 +230,9 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     },
     async deleteReference({ name }) {
       await content.deleteReference(name)
+      options.uploads
+        ?.forget(name)
+        .catch((error: unknown) => log.warn({ err: error, name }, 'a name stays in the store'))
       return {}
     },
     async list() {
@@ -233,6 +245,8 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         })),
         captures: captures.list(),
         newMemories: memories.listNew(),
+        upstream: options.upstream ?? null,
+        uploads: options.uploads?.list() ?? [],
         method: {
           memory: memoryMethod(),
           capture: process.platform === 'linux' ? 'pagemap' : 'none',

@@ -3,6 +3,8 @@ import { mkdir, readdir } from 'node:fs/promises'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
 import type { SandboxOffer, SandboxParts } from '../../agent/sandboxes/offer.ts'
+import { storeName } from '../../blocks/objects/name.ts'
+import { openObjects } from '../../blocks/objects/open.ts'
 import { connectGuest } from '../../guest/channel/connect.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
@@ -72,7 +74,7 @@ export async function offerSandboxes(options: OfferOptions): Promise<NodeSandbox
   }
   const find = async () => {
     const before = JSON.stringify(facts)
-    facts = await sandboxFacts(vmm, env)
+    facts = await sandboxFacts(vmm, options)
     if (JSON.stringify(facts) !== before) newFacts.ring()
   }
   if (isDue) open().catch((error: unknown) => log.error({ err: error }, 'the sandboxes of this node cannot be opened'))
@@ -99,7 +101,7 @@ function ownArch(): 'amd64' | 'arm64' {
   return process.arch === 'arm64' ? 'arm64' : 'amd64'
 }
 
-async function sandboxFacts(vmm: Vmm, env: OfferOptions['env']): Promise<DriverFacts> {
+async function sandboxFacts(vmm: Vmm, { env, random }: OfferOptions): Promise<DriverFacts> {
   const { healthy, reason, remedy, version, accelerator, compat, arch } = await vmm.facts()
   if (!healthy)
     return {
@@ -110,7 +112,18 @@ async function sandboxFacts(vmm: Vmm, env: OfferOptions['env']): Promise<DriverF
     }
   if ((await findGuestAgent(arch, env)) === undefined)
     return { healthy: false, reason: `there is no guest agent for ${arch}`, remedy: guestAgentRemedy, attributes: {} }
-  return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+  const upstream = env['TUTTI_STORE'] || undefined
+  if (upstream === undefined) return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+  try {
+    await openObjects(upstream, { random })
+  } catch (error) {
+    return {
+      ...{ healthy: false, attributes: {}, reason: `its store cannot be used: ${Fault.from(error).message}` },
+      remedy: 'correct TUTTI_STORE in the environment of the agent',
+    }
+  }
+  const store = storeName(upstream).slice(0, 500)
+  return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat, store } }
 }
 
 async function openParts(
@@ -134,7 +147,11 @@ async function openParts(
     init,
     directory: join(directory, 'boot'),
   })
-  const blocks = own.use(await keepBlockServer({ directory: join(directory, 'blocks'), clock, signal }))
+  const blocks = own.use(
+    await keepBlockServer({
+      ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
+    }),
+  )
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
     connectGuest({
