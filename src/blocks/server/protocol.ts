@@ -182,5 +182,7 @@ export type AnswerOf<N extends RequestName> = z.infer<(typeof answers)[N]>
 
 /** The agent's end; rejects with the server's Fault, or `unavailable` when the server is gone. */
 export interface BlockServer extends AsyncDisposable {
+  /** Settles when the server has gone away, or this was disposed of. */
+  readonly gone?: Promise<void>
   ask<N extends RequestName>(name: N, request: RequestOf<N>, options: { signal: AbortSignal }): Promise<AnswerOf<N>>
 }

@@ -32,6 +32,18 @@ export async function keepBlockServer(options: {
     )
     return starting
   }
+  // Guests wait for their disks and their memory, so the next one is started before anybody asks.
+  const watch = (server: BlockServer): void => {
+    void server.gone?.then(async () => {
+      while (!isClosed && !options.signal.aborted) {
+        const after = await next(server).catch(() => undefined)
+        if (after) return watch(after)
+        await options.clock.sleep(retryMs, { signal: options.signal }).catch(() => {})
+      }
+    })
+  }
+  let isClosed = false
+  watch(current)
   return {
     ask: async (name, request, how) => {
       const server = current
@@ -43,9 +55,14 @@ export async function keepBlockServer(options: {
         return (await next(server)).ask(name, request, how)
       }
     },
-    [Symbol.asyncDispose]: async () => current[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      isClosed = true
+      await current[Symbol.asyncDispose]()
+    },
   }
 }
+
+const retryMs = 1000
 
 /** One that runs with another store behind it makes room for one that has this; what is open goes on. */
 async function startWith(options: Parameters<typeof keepBlockServer>[0]): Promise<BlockServer> {
