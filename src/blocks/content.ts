@@ -29,6 +29,8 @@ export interface ImageReader {
   /** The 32 bytes of the id of chunk `number`; all zero for a chunk of zeros. */
   id(number: number): Uint8Array
   isZero(number: number): boolean
+  /** Whether all of it can be read without asking an object store. */
+  isHere(): boolean
   /** Chunk `number` decompressed and verified; zeros for a zero chunk. */
   read(number: number, options?: { signal?: AbortSignal }): Promise<Buffer>
   /** Brings chunks here from the object store, in the order given, without reading them; zero ones cost nothing. */

@@ -9,6 +9,7 @@ import { type Egress, isOver, type SandboxPhase, type SandboxSpec } from '../mod
 import { formatSize } from '../model/units.ts'
 import { identify } from './identity.ts'
 import { clear, type Live, raise, vmDirectory } from './live.ts'
+import { memoryFault } from './memory-fault.ts'
 import type { Parts } from './parts.ts'
 import { Pool } from './pool.ts'
 import { Records, type SandboxRecord } from './record.ts'
@@ -309,7 +310,7 @@ class Engine implements Sandboxes {
     const memory =
       mapped === null
         ? await blocks.ask('newMemory', { name: place, size: manifest.machine.memoryMiB * 2 ** 20 }, { signal })
-        : await blocks.ask('openMemory', { build: mapped, holder: place }, { signal })
+        : await blocks.ask('openMemory', { build: mapped, holder: place, lazy: true }, { signal })
     const link = await network.adopt(place)
     if (!link) throw new Fault('unavailable', 'its place on the network is gone')
     await link.allow(record.egress)
@@ -452,7 +453,9 @@ class Engine implements Sandboxes {
       held.killing.abort(new Fault('unavailable', `the VM of sandbox ${held.record.id} ended: ${reason}`))
       await held.turn.catch(() => {})
       if (held.live !== live) return
-      held.record = { ...held.record, phase: 'failed', reason: `its VM ended: ${reason}`.slice(0, 2000) }
+      const unread = await memoryFault(this.#parts, live.mapped)
+      const why = unread === undefined ? reason : `its memory cannot be read: ${unread}`
+      held.record = { ...held.record, phase: 'failed', reason: `its VM ended: ${why}`.slice(0, 2000) }
       await this.#forget(held)
     })
     void (async () => {

@@ -9,6 +9,7 @@ import { Fault, sentence } from '../model/fault.ts'
 import { type BuildId, encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import type { Vm, WarmVm } from '../vmm/vmm.ts'
+import { memoryFault } from './memory-fault.ts'
 import type { SandboxLink } from './network.ts'
 import type { Parts } from './parts.ts'
 
@@ -75,6 +76,35 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
     openMemory(parts, place, manifest, options),
     manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
   ])
+  try {
+    const live = await start(parts, options, { directory, disk, link, memory, devices })
+    undo.move()
+    return live
+  } catch (error) {
+    signal.throwIfAborted()
+    const why = await memoryFault(parts, memory.base)
+    if (why === undefined) throw error
+    throw new Fault('unavailable', `build ${manifest.id} cannot be started, since its memory cannot be read: ${why}`, {
+      cause: error,
+    })
+  }
+}
+
+interface Opened {
+  directory: string
+  disk: { socket: string }
+  link: SandboxLink
+  memory: Awaited<ReturnType<typeof openMemory>>
+  devices: string | undefined
+}
+
+async function start(
+  parts: Parts,
+  options: RaiseOptions,
+  { directory, disk, link, memory, devices }: Opened,
+): Promise<Live> {
+  const { place, manifest, signal } = options
+  const { blocks } = parts
   const common = { directory, machine: manifest.machine, disk: { socket: disk.socket }, network: link.backend, signal }
   let vm: Vm
   if (devices === undefined) {
@@ -83,7 +113,7 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
     const { base } = memory
     vm = await parts.vmm.restore({
       ...common,
-      memory: { path: memory.path },
+      memory: memory.preload === undefined ? { path: memory.path } : { path: memory.path, preload: memory.preload },
       devices,
       ...(options.waiting ? { warm: options.waiting.vm } : {}),
       ...(base === null || base === manifest.id
@@ -98,7 +128,6 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
   if (devices !== undefined) await vm.resume()
   const token = manifest.snapshot?.channelToken ?? ''
   const channel = await answered(parts, vm, token, { boots: devices === undefined, signal })
-  undo.move()
   return { place, manifest, mapped: memory.base, memory, vm, link, channel }
 }
 
@@ -132,8 +161,9 @@ const bootMs = 120_000
 const answerMs = 30_000
 
 /**
- * Changed pages over the image that the parent was cloned from: so a paused sandbox goes on sharing that with its siblings,
- * and a fork need not wait for an image that nobody else may ever want. Every other build has an image of its own.
+ * Changed pages over the image that the parent was cloned from, where that is on this machine: so a paused sandbox goes on
+ * sharing that with its siblings, and a fork need not wait for an image that nobody else may ever want. Every other build has
+ * an image of its own; one that is not here yet is given out at once, and arrives as it is touched.
  */
 async function openMemory(
   parts: Parts,
@@ -145,20 +175,20 @@ async function openMemory(
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20
     const { path } = await blocks.ask('newMemory', { name: holder, size }, { signal })
-    return { path, size, base: null }
+    return { path, size, base: null, preload: undefined }
   }
   const { parent, id } = manifest
   if (overParent && parent !== null) {
     try {
-      const { path, size } = await blocks.ask('openMemory', { build: parent, holder }, { signal })
-      if (size === manifest.snapshot.memory.size) return { path, size, base: parent }
+      const { path, size } = await blocks.ask('openMemory', { build: parent, holder, ifHere: true }, { signal })
+      if (size === manifest.snapshot.memory.size) return { path, size, base: parent, preload: undefined }
       await blocks.ask('releaseMemory', { build: parent, holder }, { signal })
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'not_found') throw error
     }
   }
-  const { path, size } = await blocks.ask('openMemory', { build: id, holder }, { signal })
-  return { path, size, base: id }
+  const { path, size, preload } = await blocks.ask('openMemory', { build: id, holder, lazy: true }, { signal })
+  return { path, size, base: id, preload: preload ?? undefined }
 }
 
 /** The device state as a file, made once and kept for the next clone of the same build. */

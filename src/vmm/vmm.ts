@@ -69,15 +69,21 @@ export interface BootOptions extends Placed {
   network: NetworkBackend
 }
 
+export interface MemoryImage {
+  path: string
+  /** A library that the program is to be started with, so that it does not read far ahead in this memory. */
+  preload?: string | undefined
+}
+
 export interface WarmOptions extends Placed {
   /** Where its network will be: a process cannot change its namespace later. */
   network?: NetworkBackend
-  memory?: { path: string }
+  memory?: MemoryImage
 }
 
 export interface RestoreOptions extends Placed {
   /** Mapped privately: the file is never written to. */
-  memory: { path: string }
+  memory: MemoryImage
   /** File with the device state. */
   devices: string
   disk: { socket: string }

@@ -7,7 +7,7 @@ import { readPages } from './pages-file.ts'
 export interface ApplyRequest {
   pid: number
   path: string
-  name: string
+  names: readonly string[]
   /** File of pages, as `capture` makes them. */
   from: string
 }
@@ -15,10 +15,10 @@ export interface ApplyRequest {
 const stepBytes = 1024 * 1024
 
 /** Puts pages in place of those that the process has mapped, which become its own; gives how many bytes. */
-export function apply({ pid, path, name, from }: ApplyRequest): number {
+export function apply({ pid, path, names, from }: ApplyRequest): number {
   const pages = readPages(from)
   if (pages === undefined) throw new Fault('not_found', `there are no pages in ${from}`)
-  const mappings = findMappings(pid, path, name)
+  const mappings = findMappings(pid, path, names)
   const source = openSync(from, 'r')
   const target = openMemoryOf(pid, 'r+')
   const step = Buffer.allocUnsafeSlow(stepBytes)

@@ -8,7 +8,7 @@ export interface CaptureRequest {
   pid: number
   path: string
   /** By which the file is known in the process when `path` is no more. */
-  name: string | undefined
+  names: readonly string[] | undefined
   /** Bytes of the memory. */
   size: number
   /** Whether the process has it for itself, so that only its own pages count; otherwise the file is the memory. */
@@ -23,7 +23,7 @@ const stepBytes = 1024 * 1024
 /** Copies what is the stopped process's own; gives the bytes that it copied. */
 export function capture(request: CaptureRequest): number {
   const libc = loadLibc()
-  const mappings = findMappings(request.pid, request.path, request.name)
+  const mappings = findMappings(request.pid, request.path, request.names)
   const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
   try {
@@ -51,11 +51,11 @@ export function capture(request: CaptureRequest): number {
 export function touchedChunks(
   pid: number,
   path: string,
-  name: string | undefined,
+  names: readonly string[] | undefined,
   size: number,
   chunkBytes: number,
 ): number[] {
-  const runs = cutTo(findPages(pid, findMappings(pid, path, name), 'present'), size)
+  const runs = cutTo(findPages(pid, findMappings(pid, path, names), 'present'), size)
   const chunks = new Set<number>()
   for (const { first, count } of runs) {
     const last = Math.floor(((first + count) * pageBytes - 1) / chunkBytes)

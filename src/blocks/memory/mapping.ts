@@ -21,9 +21,9 @@ export interface Run {
 
 /**
  * Where the process has mapped the memory image: by the file that `path` leads to, or, when the block server that made it
- * is no more, by the name that it gave it; without one, any name that such servers give.
+ * is no more, by the names that it gives it; without any, any name that such servers give.
  */
-export function findMappings(pid: number, path: string, name: string | undefined): Mapping[] {
+export function findMappings(pid: number, path: string, names: readonly string[] | undefined): Mapping[] {
   const wanted = identify(path)
   const found: Mapping[] = []
   for (const line of mapsOf(pid).split('\n')) {
@@ -31,7 +31,7 @@ export function findMappings(pid: number, path: string, name: string | undefined
     if (match === null) continue
     const [, start = '', end = '', offset = '', device, inode, file] = match
     const identity = `${device}:${inode}`
-    if (identity === wanted || isMemoryOf(file ?? '', name))
+    if (identity === wanted || isMemoryOf(file ?? '', names))
       found.push({ start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16), identity })
   }
   if (found.length === 0)
@@ -94,8 +94,9 @@ function mapsOf(pid: number): string {
   }
 }
 
-function isMemoryOf(file: string, name: string | undefined): boolean {
-  return name === undefined ? file.startsWith('/memfd:tutti-') : file === `/memfd:${name} (deleted)`
+function isMemoryOf(file: string, names: readonly string[] | undefined): boolean {
+  if (names === undefined) return file.startsWith('/memfd:tutti-')
+  return names.some((name) => file === `/memfd:${name} (deleted)` || file === name)
 }
 
 /** Device and inode of a file, as they are written in /proc/PID/maps. */

@@ -149,6 +149,7 @@ export function readBuilds(
         pages: (ids) => Promise.all(ids.map((id) => chunk(id, options))),
         chunk: (id, { signal }) => chunk(id, signal ? { ...options, signal } : options),
         prefetch: async () => {},
+        isHere: () => false,
       })
     },
   }

@@ -14,6 +14,7 @@ export async function connectBlockServer(options: { socket: string; signal: Abor
   const waiting = new Map<number, Waiting>()
   let next = 0
   let isGone = false
+  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
   const gone = () => new Fault('unavailable', `the block server at ${options.socket} is gone`)
   socket
     .on('error', () => socket.destroy())
@@ -37,6 +38,7 @@ export async function connectBlockServer(options: { socket: string; signal: Abor
     else asked?.resolve(ok)
   })
   return {
+    gone: closed,
     async ask<N extends RequestName>(name: N, request: RequestOf<N>, { signal }: { signal: AbortSignal }) {
       signal.throwIfAborted()
       if (isGone) throw gone()
@@ -56,7 +58,6 @@ export async function connectBlockServer(options: { socket: string; signal: Abor
       }
     },
     async [Symbol.asyncDispose]() {
-      const closed = new Promise((resolve) => (isGone ? resolve(undefined) : socket.once('close', resolve)))
       socket.destroy()
       await closed
     },

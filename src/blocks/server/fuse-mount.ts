@@ -20,6 +20,11 @@ export interface FuseMount {
 const pollMs = 5
 const patienceMs = 10_000
 
+/** The file, in its directory. */
+export function mountPath(directory: string): string {
+  return join(directory, 'memory')
+}
+
 export function canMountFuse(): boolean {
   try {
     accessSync('/dev/fuse', constants.R_OK | constants.W_OK)
@@ -39,7 +44,7 @@ export async function mountFuse(options: {
   clock: Clock
 }): Promise<FuseMount> {
   const { directory, socket, size, clock } = options
-  const path = join(directory, 'memory')
+  const path = mountPath(directory)
   await cleanUp(directory)
   writeFileSync(path, '')
   const device = `driver=nbd,node-name=n0,server.type=unix,server.path=${socket},reconnect-delay=60`
@@ -65,12 +70,12 @@ export async function mountFuse(options: {
 export function findMount(directory: string): FuseMount | undefined {
   const pid = pidOf(directory)
   if (pid === undefined) return undefined
-  return { path: join(directory, 'memory'), unmount: () => cleanUp(directory) }
+  return { path: mountPath(directory), unmount: () => cleanUp(directory) }
 }
 
 /** Ends what serves the file, and takes the mount away also when that was killed. */
 export async function cleanUp(directory: string): Promise<void> {
-  const path = join(directory, 'memory')
+  const path = mountPath(directory)
   const pid = pidOf(directory)
   // Unmounted first: a machine that still has it mapped must not keep the daemon from ending.
   await execute('fusermount3', ['-u', '-z', '-q', path]).catch(() => {})

@@ -24,6 +24,8 @@ export class ImageFiller {
   fetchedBytes = 0
   /** How often somebody had to wait so far. */
   asked = 0
+  /** Why the last chunk that could not be brought was not. */
+  fault: Fault | undefined
 
   constructor(image: LocalImage, reader: ImageReader) {
     this.#image = image
@@ -69,7 +71,12 @@ export class ImageFiller {
     if (hasBit(this.#image.bits, number)) return undefined
     const underWay = this.#underWay.get(number)
     if (underWay !== undefined) return underWay
-    const work = this.#bring(number).finally(() => this.#underWay.delete(number))
+    const work = this.#bring(number)
+      .catch((error: unknown) => {
+        this.fault = Fault.from(error)
+        throw error
+      })
+      .finally(() => this.#underWay.delete(number))
     this.#underWay.set(number, work)
     return work
   }

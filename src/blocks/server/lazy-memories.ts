@@ -5,7 +5,7 @@ import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import { BuildId } from '../../model/ids.ts'
 import type { DiskThreads } from './disk-threads.ts'
-import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse } from './fuse-mount.ts'
+import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse, mountPath } from './fuse-mount.ts'
 import type { HeldMemory, Memories } from './memories.ts'
 
 /** How long nobody may have waited before the rest is fetched, and how often that is waited for. */
@@ -78,6 +78,15 @@ export class LazyMemories {
     lazy.holders.add(holder)
     keepHolders(lazy)
     return lazy.mount.path
+  }
+
+  /** Where a build's memory is shown, if it is. */
+  pathOf(build: BuildId): string {
+    return mountPath(join(this.#options.directory, build))
+  }
+
+  async isHeld(build: BuildId, holder: string): Promise<boolean> {
+    return (await this.#open.get(build)?.catch(() => undefined))?.holders.has(holder) ?? false
   }
 
   async release(build: BuildId, holder: string): Promise<void> {

@@ -9,6 +9,7 @@ import { openObjects } from '../objects/open.ts'
 import { openContentStore } from '../open.ts'
 import { lockDirectory } from '../store/lock.ts'
 import { serveBlocks } from './server.ts'
+import { Uploads } from './uploads.ts'
 
 /** Somebody else serves the directory, or is about to. */
 const exitCodeOfSecond = 75
@@ -40,19 +41,30 @@ async function run({ directory, socket, content, upstream }: typeof values): Pro
   process.stdout.on('error', () => {})
   await mkdir(directory, { recursive: true, mode: 0o700 })
   using _lock = lockDirectory(directory)
+  const remote = upstream === undefined ? undefined : await openObjects(upstream, { random: systemRandom })
+  const log = pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }))
   await using store = await openContentStore({
     directory: content ?? join(directory, 'content'),
-    upstream: upstream === undefined ? undefined : await openObjects(upstream, { random: systemRandom }),
+    upstream: remote,
     clock: systemClock,
     random: systemRandom,
   })
+  await using uploads =
+    remote &&
+    new Uploads({
+      ...{ directory: join(directory, 'uploads'), local: store.objects, upstream: remote },
+      ...{ clock: systemClock, random: systemRandom, log },
+    })
+  await uploads?.resume()
   const stopped = Promise.withResolvers<void>()
   await using _server = await serveBlocks({
     directory,
     socket,
     content: store,
     clock: systemClock,
-    log: pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true })),
+    log,
+    uploads,
+    upstream,
     onStop: stopped.resolve,
     onBroken: (fault) => {
       // What is served cannot be served any more; the next process takes it up as after any other death.

@@ -27,12 +27,12 @@ export interface HeldMemory {
   /** Bytes that it takes while it is held. */
   bytes: number
   holders: Set<string>
-  /** Everything is there; sealed too, where files can be. */
   /** Chunks that a clone touches first, in that order. */
   prefetch: readonly number[]
+  /** Everything is there; sealed too, where files can be. */
   isComplete: boolean
   isSealed: boolean
-  /** Brings all of it, once, and says when that is done. */
+  /** Brings all of it, once, and says when that is done; may be asked again after it failed. */
   complete(): Promise<void>
 }
 
@@ -125,7 +125,7 @@ export class Memories {
     const { snapshot, packs } = await content.manifest(build)
     if (snapshot === null) throw new Fault('invalid', `build ${build} is of a disk only: it has no memory, and boots`)
     const image = snapshot.memory
-    const reader = await content.open(image, { packs })
+    const reader = await content.open(image, { packs, build })
     const bytes = dataBytes(reader, image)
     await this.#makeRoom(bytes, `the memory of build ${build}`)
     const file = this.#makeFile(buildMemoryName(build), image.size)
@@ -146,7 +146,10 @@ export class Memories {
       isComplete: false,
       isSealed: false,
       complete: () => {
-        completing ??= this.#complete(held)
+        completing ??= this.#complete(held).catch((error: unknown) => {
+          completing = undefined
+          throw error
+        })
         return completing
       },
     }
@@ -154,14 +157,9 @@ export class Memories {
   }
 
   async #complete(held: HeldMemory): Promise<void> {
-    try {
-      await held.filler.fill(0, held.filler.chunks - 1)
-      held.isSealed = loadLibc()?.seal(held.file.fd) ?? false
-      held.isComplete = true
-    } catch (error) {
-      if (this.#held.delete(held.build)) await this.#remove(held)
-      throw error
-    }
+    await held.filler.fill(0, held.filler.chunks - 1)
+    held.isSealed = loadLibc()?.seal(held.file.fd) ?? false
+    held.isComplete = true
   }
 
   #makeFile(name: string, size: number): MemoryFile {

@@ -7,7 +7,14 @@ import { describeFault, type WorkerAnswer } from './call-worker.ts'
 export type MemoryRequest =
   | ({ kind: 'capture' } & CaptureRequest)
   | ({ kind: 'apply' } & ApplyRequest)
-  | { kind: 'touched'; pid: number; path: string; name: string | undefined; size: number; chunkBytes: number }
+  | {
+      kind: 'touched'
+      pid: number
+      path: string
+      names: readonly string[] | undefined
+      size: number
+      chunkBytes: number
+    }
 
 const port = parentPort
 if (port === null) throw new Error('this is a worker')
@@ -27,6 +34,6 @@ function carryOut(request: MemoryRequest): number | number[] {
     case 'apply':
       return apply(request)
     case 'touched':
-      return touchedChunks(request.pid, request.path, request.name, request.size, request.chunkBytes)
+      return touchedChunks(request.pid, request.path, request.names, request.size, request.chunkBytes)
   }
 }

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '../../kit/random.ts'
+import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { fresh, readImage, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
 import { openTestServer, storeRequest, type TestServer, without } from './testing.ts'
@@ -212,7 +213,7 @@ function openMemfds(): string[] {
 const lazySkip = skip || (existsSync('/dev/fuse') ? without('qemu-storage-daemon', 'fusermount3') : 'needs /dev/fuse')
 
 test('a lazy memory has its pages when they are touched, and leaves nothing behind', { skip: lazySkip }, async () => {
-  await using server = await openTestServer({ backgroundFill: false })
+  await using server = await openTestServer({ backgroundFill: false, isElsewhere: true })
   await bootedBuild(server, template, templatePages)
   const answer = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
   assert.ok(answer.lazy)
@@ -225,16 +226,20 @@ test('a lazy memory has its pages when they are touched, and leaves nothing behi
     await machine.write(3, 33)
     const capture = { capture: 'l', pid: machine.pid, path: answer.path, build: template, size }
     assert.equal((await server.ask('captureMemory', capture)).bytes, pageBytes)
+    const elsewhere = { ...capture, path: '/nonexistent' }
+    assert.equal((await server.ask('captureMemory', elsewhere)).bytes, pageBytes, 'it is known by its name too')
+    const { chunks } = await server.ask('touched', { pid: machine.pid, path: answer.path, size })
+    assert.ok(chunks.length > 0 && chunks.length < 30, `${chunks.length} chunks were touched`)
   }
   assert.throws(() => writeFileSync(answer.path, 'x', { flag: 'r+' }))
-  await server.ask('releaseMemory', { build: template, holder: 'a' })
+  await server.ask('releaseHolder', { holder: 'a' })
   assert.ok(!readFileSync('/proc/mounts', 'utf8').includes(server.directory))
   assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
   while (processesAbout(server.directory).length > 0) await sleep(5)
 })
 
 test('a lazy memory arrives of itself, and the next machine is given the whole one', { skip: lazySkip }, async () => {
-  await using server = await openTestServer()
+  await using server = await openTestServer({ isElsewhere: true })
   const expected = await bootedBuild(server, template, templatePages)
   const first = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
   assert.ok(first.lazy)
@@ -245,6 +250,21 @@ test('a lazy memory arrives of itself, and the next machine is given the whole o
   assert.ok(readFileSync(first.path).equals(expected))
   for (const holder of ['a', 'b']) await server.ask('releaseMemory', { build: template, holder })
   assert.deepEqual(readdirSync(join(server.directory, 'lazy')), [])
+})
+
+test('a build that is here is given whole, and one that is not is not taken for a base', {
+  skip: lazySkip,
+}, async () => {
+  await using here = await openTestServer()
+  await bootedBuild(here, template, templatePages)
+  assert.equal((await here.ask('openMemory', { build: template, holder: 'a', lazy: true })).lazy, false)
+  await using away = await openTestServer({ isElsewhere: true })
+  await bootedBuild(away, template, templatePages)
+  await assert.rejects(
+    away.ask('openMemory', { build: template, holder: 'a', ifHere: true }),
+    new Fault('not_found', `the memory of build ${template} is not on this machine`),
+  )
+  assert.deepEqual((await away.ask('list', {})).memories, [])
 })
 
 function processesAbout(directory: string): string[] {

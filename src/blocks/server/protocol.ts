@@ -35,10 +35,15 @@ export const requests = {
   closeDisk: z.strictObject({ name: Name }),
   /**
    * The memory image of a build, for the VMM to map privately: `path` to open, `size`, and `sealed` when nobody can change
-   * it. Complete when the build is local and wanted so; otherwise a file that fetches its pages as they are touched.
-   * Held until released by every holder.
+   * it. With `lazy`, a file that fetches its pages as they are touched, unless all of them are on this machine; with
+   * `ifHere`, `not_found` unless they are. Held until released by every holder.
    */
-  openMemory: z.strictObject({ build: BuildId, holder: Name, lazy: z.boolean().optional() }),
+  openMemory: z.strictObject({
+    build: BuildId,
+    holder: Name,
+    lazy: z.boolean().optional(),
+    ifHere: z.boolean().optional(),
+  }),
   releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
   /** Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. */
   newMemory: z.strictObject({ name: Name, size: z.int().positive() }),
@@ -154,10 +159,24 @@ export const answers = {
     disks: z.array(
       z.strictObject({ name: Name, build: BuildId.nullable(), size: z.int(), epoch: z.int(), overlayBytes: z.int() }),
     ),
-    memories: z.array(z.strictObject({ build: BuildId, holders: z.array(Name), bytes: z.int() })),
+    memories: z.array(
+      z.strictObject({
+        build: BuildId,
+        holders: z.array(Name),
+        bytes: z.int(),
+        /** Of these bytes, those that have arrived. */
+        fetchedBytes: z.int(),
+        /** Why a part of it that somebody waited for could not be brought. */
+        fault: z.string().nullable(),
+      }),
+    ),
     captures: z.array(Name),
     /** Memories of machines that boot. */
     newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),
+    /** The object store behind this machine, as it was given. */
+    upstream: z.string().nullable(),
+    /** Builds that are yet to be brought there. */
+    uploads: z.array(BuildId),
     /** How memory is held and captured here; found out when the server started. */
     method: z.strictObject({
       memory: z.enum(['memfd', 'file']),
@@ -177,5 +196,7 @@ export type AnswerOf<N extends RequestName> = z.infer<(typeof answers)[N]>
 
 /** The agent's end; rejects with the server's Fault, or `unavailable` when the server is gone. */
 export interface BlockServer extends AsyncDisposable {
+  /** Settles when the server has gone away, or this was disposed of. */
+  readonly gone?: Promise<void>
   ask<N extends RequestName>(name: N, request: RequestOf<N>, options: { signal: AbortSignal }): Promise<AnswerOf<N>>
 }

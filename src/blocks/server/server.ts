@@ -21,6 +21,7 @@ import type { MemoryRequest } from './memory-worker.ts'
 import { preloadLibrary } from './preload.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
+import type { Uploads } from './uploads.ts'
 
 export interface ServeBlocksOptions {
   /** Nobody else's; what an earlier server left there is taken up again. */
@@ -29,6 +30,10 @@ export interface ServeBlocksOptions {
   content: LocalContentStore
   clock: Clock
   log?: Log
+  /** Brings builds to the object store that is shared with other machines. */
+  uploads?: Uploads | undefined
+  /** Name of that store, for whoever asks. */
+  upstream?: string | undefined
   /** Bytes of disks and of differences that nobody uses. */
   keptDiskBytes?: number
   /** Bytes of memories that nobody holds. */
@@ -44,6 +49,8 @@ export interface ServeBlocksOptions {
 }
 
 const GiB = 2 ** 30
+/** So long a guest waits for an object store that cannot be reached. */
+const outageMs = 20_000
 
 /** The block server itself, in this process; `main.ts` gives it one of its own. */
 export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDisposable> {
@@ -57,9 +64,19 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       count: Math.min(4, availableParallelism()),
       fetch: async (key, first, last) => {
         const build = buildOfKey(key)
-        const filler = build ? (await memories.find(build))?.filler : await bases.find(key)
-        if (filler === undefined) throw new Fault('internal', `${key} is not open`)
-        await filler.fetch(first, last)
+        const since = clock.monotonic()
+        for (;;) {
+          const filler = build ? (await memories.find(build))?.filler : await bases.find(key)
+          if (filler === undefined) throw new Fault('internal', `${key} is not open`)
+          try {
+            return await filler.fetch(first, last)
+          } catch (error) {
+            // A guest that stands still for a while is better than one that is told its memory or disk cannot be read.
+            const mayPass = error instanceof Fault && error.code === 'unavailable'
+            if (!mayPass || clock.monotonic() - since > outageMs) throw error
+            await clock.sleep(500)
+          }
+        }
       },
       onBroken: (fault) => options.onBroken?.(fault),
     }),
@@ -98,6 +115,9 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   }
   opened.defer(() => noting)
 
+  /** What a build's memory may be called where a machine has it mapped. */
+  const namesOf = (build: BuildId) => [buildMemoryName(build), lazy.pathOf(build)]
+
   /** Requests that are sent again while the first one is at work share it. */
   const stores = new Map<string, ReturnType<typeof storeBuild>>()
   const handlers: Handlers = {
@@ -113,15 +133,25 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       noteUse(name, undefined)
       return {}
     },
-    async openMemory({ build, holder, lazy: mayBeLazy = false }) {
+    async openMemory({ build, holder, lazy: mayBeLazy = false, ifHere = false }) {
       const held = await memories.open(build, holder)
-      const { size } = held.image
-      if (mayBeLazy && !held.isComplete && lazy.isPossible) {
-        const preload = await preloadLibrary(join(directory, 'native'))
-        return { path: await lazy.open(held, holder), size, sealed: false, lazy: true, preload }
+      try {
+        const { size } = held.image
+        const isHere = held.isComplete || held.reader.isHere()
+        if (ifHere && !isHere) throw new Fault('not_found', `the memory of build ${build} is not on this machine`)
+        if (mayBeLazy && !isHere && lazy.isPossible) {
+          const [path, preload] = await Promise.all([
+            lazy.open(held, holder),
+            preloadLibrary(join(directory, 'native')),
+          ])
+          return { path, size, sealed: false, lazy: true, preload }
+        }
+        await held.complete()
+        return { path: held.file.path, size, sealed: held.isSealed, lazy: false, preload: null }
+      } catch (error) {
+        if (!(await lazy.isHeld(build, holder))) await memories.release(build, holder)
+        throw error
       }
-      await held.complete()
-      return { path: held.file.path, size, sealed: held.isSealed, lazy: false, preload: null }
     },
     async releaseMemory({ build, holder }) {
       await lazy.release(build, holder)
@@ -134,18 +164,21 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       return {}
     },
     async releaseHolder({ holder }) {
-      for (const { build, holders } of await memories.list())
-        if ([...holders].includes(holder)) await memories.release(build, holder)
+      for (const { build, holders } of await memories.list()) {
+        if (!holders.has(holder)) continue
+        await lazy.release(build, holder)
+        await memories.release(build, holder)
+      }
       if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
       return {}
     },
     async captureMemory({ capture, pid, path, build, size }) {
-      const name = build === null ? undefined : buildMemoryName(build)
+      const names = build === null ? undefined : namesOf(build)
       captures.note(capture, { base: build, size })
       const into = captures.path(capture)
       const isPrivate = build !== null
       try {
-        return { bytes: await copier.call<number>({ kind: 'capture', pid, path, name, size, isPrivate, into }) }
+        return { bytes: await copier.call<number>({ kind: 'capture', pid, path, names, size, isPrivate, into }) }
       } catch (error) {
         captures.drop(capture)
         throw error
@@ -154,7 +187,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     async applyMemory({ pid, path, base, build }) {
       const from = captures.differencePath(build, base)
       if (captures.difference(build, base) === undefined) await writeDifference(content, { build, base, into: from })
-      return { bytes: await copier.call<number>({ kind: 'apply', pid, path, name: buildMemoryName(base), from }) }
+      return { bytes: await copier.call<number>({ kind: 'apply', pid, path, names: namesOf(base), from }) }
     },
     async store(request) {
       const underWay = stores.get(request.build)
@@ -162,7 +195,11 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       const storing = storeBuild({ content, disks, memories, captures }, request)
       stores.set(request.build, storing)
       try {
-        return await storing
+        const stored = await storing
+        // A fork's children start where it was made, and nobody else ever wants it; nor a layer.
+        const isWanted = request.reason !== 'layer' && !request.reference.startsWith('fork/')
+        if (isWanted) options.uploads?.add(request.build)
+        return stored
       } finally {
         stores.delete(request.build)
       }
@@ -172,7 +209,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       return {}
     },
     async touched({ pid, path, size }) {
-      const request = { kind: 'touched', pid, path, name: undefined, size, chunkBytes: memoryChunkBytes } as const
+      const request = { kind: 'touched', pid, path, names: undefined, size, chunkBytes: memoryChunkBytes } as const
       return { chunks: await copier.call<number[]>(request) }
     },
     async devices({ build, path }) {
@@ -193,6 +230,9 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     },
     async deleteReference({ name }) {
       await content.deleteReference(name)
+      options.uploads
+        ?.forget(name)
+        .catch((error: unknown) => log.warn({ err: error, name }, 'a name stays in the store'))
       return {}
     },
     collect: ({ graceMs, dryRun = false }) =>
@@ -205,9 +245,14 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       const held = await memories.list()
       return {
         disks: await disks.list(),
-        memories: held.map(({ build, holders, bytes }) => ({ build, holders: [...holders], bytes })),
+        memories: held.map(({ build, holders, bytes, filler }) => ({
+          ...{ build, holders: [...holders], bytes, fetchedBytes: filler.fetchedBytes },
+          fault: filler.fault?.message ?? null,
+        })),
         captures: captures.list(),
         newMemories: memories.listNew(),
+        upstream: options.upstream ?? null,
+        uploads: options.uploads?.list() ?? [],
         method: {
           memory: memoryMethod(),
           capture: process.platform === 'linux' ? 'pagemap' : 'none',

@@ -13,7 +13,7 @@ export interface StartBlockServerOptions {
   /** Where the content store lies; in the directory unless said otherwise. */
   content?: string
   /** Object store for builds that are not here, such as `s3://bucket/prefix`. */
-  upstream?: string
+  upstream?: string | undefined
   clock: Clock
   signal: AbortSignal
 }

@@ -34,13 +34,22 @@ export interface TestServer extends AsyncDisposable {
 }
 
 /** A block server in this process, with a content store of its own. */
-export async function openTestServer(options: Partial<ServeBlocksOptions> = {}): Promise<TestServer> {
+export async function openTestServer({
+  isElsewhere = false,
+  ...options
+}: Partial<ServeBlocksOptions> & {
+  /** It takes what it has for what lies in an object store only. */
+  isElsewhere?: boolean
+} = {}): Promise<TestServer> {
   const scratch = await temporaryDirectory()
   const directory = join(scratch.path, 'server')
   const content = await openTestStore(join(scratch.path, 'content'))
   const socket = join(scratch.path, 's')
+  const served: LocalContentStore = isElsewhere
+    ? { ...content, open: async (...args) => ({ ...(await content.open(...args)), isHere: () => false }) }
+    : content
   const start = async () => {
-    const server = await serveBlocks({ directory, socket, content, clock: systemClock, ...options })
+    const server = await serveBlocks({ directory, socket, content: served, clock: systemClock, ...options })
     return { server, client: await connectBlockServer({ socket, signal: AbortSignal.timeout(10_000) }) }
   }
   let running = await start()

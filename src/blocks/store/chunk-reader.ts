@@ -153,6 +153,7 @@ export function makeChunkReader({
         },
         chunk: (id, options) => chunk(id, { ...options, packs: names, build }),
         prefetch,
+        isHere: (id) => upstream === undefined || whatIsHere(packs, id).length > 0,
       })
     },
   }

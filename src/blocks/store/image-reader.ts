@@ -31,11 +31,13 @@ export async function openImage(
     pages,
     chunk,
     prefetch,
+    isHere,
   }: {
     /** Map pages by their ids. */
     pages: (ids: readonly Uint8Array[]) => Promise<readonly Buffer[]>
     chunk: ReadChunk
     prefetch: (ids: readonly Uint8Array[], signal?: AbortSignal) => Promise<void>
+    isHere: (id: Uint8Array) => boolean
   },
 ): Promise<ImageReader> {
   const count = chunkCount(image)
@@ -75,6 +77,13 @@ export async function openImage(
     image,
     id: idOf,
     isZero: (number) => isZeroId(idOf(number)),
+    isHere() {
+      for (let number = 0; number < count; number++) {
+        const id = idOf(number)
+        if (!isZeroId(id) && !isHere(id)) return false
+      }
+      return true
+    },
     async read(number, { signal } = {}) {
       const id = idOf(number)
       const length = chunkLength(image, number)

@@ -50,7 +50,8 @@ export async function createSandbox(desk: Desk, wanted: Wanted, asked: Asked): P
       return await occupy(desk, id, 'create', () => start(desk, { id, place, from, wanted, asked }))
     } catch (error) {
       const { code } = Fault.from(error)
-      const elsewhere = code === 'exhausted' || code === 'unavailable'
+      // Nodes that share a store do not have the builds of the others until they have been brought there.
+      const elsewhere = code === 'exhausted' || code === 'unavailable' || code === 'not_found'
       if (!elsewhere || tries >= mostTries || asked.signal.aborted || desk.signal.aborted) throw error
       refused.add(place.id)
       if (!hasOther(desk, from, wanted, refused)) throw error

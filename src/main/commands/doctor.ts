@@ -3,6 +3,7 @@ import { print } from '../../cli/output/print.ts'
 import { table } from '../../cli/output/table.ts'
 import { silentLog } from '../../kit/log.ts'
 import { systemClock } from '../../kit/system-clock.ts'
+import { systemRandom } from '../../kit/system-random.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import { machineDrivers } from '../drivers.ts'
 import { findSandboxFacts } from '../sandboxes/offer.ts'
@@ -10,7 +11,13 @@ import { findSandboxFacts } from '../sandboxes/offer.ts'
 /** `tutti doctor`: which drivers, and whether sandboxes, work on this machine; otherwise why not and what to install. */
 export async function run(cli: Cli, { options }: Given): Promise<number> {
   const drivers = machineDrivers({ directory: cli.home.agentData, clock: systemClock, env: cli.env })
-  const sandboxes = { directory: cli.home.agentData, clock: systemClock, env: cli.env, log: silentLog }
+  const sandboxes = {
+    directory: cli.home.agentData,
+    clock: systemClock,
+    random: systemRandom,
+    env: cli.env,
+    log: silentLog,
+  }
   const findings: Finding[] = await Promise.all([
     ...drivers.map(async (driver) => ({ driver: driver.name, ...(await driver.facts()) })),
     findSandboxFacts(sandboxes).then((facts) => ({ driver: 'sandboxes', ...facts })),

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { BlockServer } from '../../blocks/server/protocol.ts'
 import { startBlockServer } from '../../blocks/server/start.ts'
 import type { Clock } from '../../kit/clock.ts'
@@ -9,10 +10,12 @@ import { Fault } from '../../model/fault.ts'
  */
 export async function keepBlockServer(options: {
   directory: string
+  /** Object store for builds that are not here. */
+  upstream?: string | undefined
   clock: Clock
   signal: AbortSignal
 }): Promise<BlockServer> {
-  let current = await startBlockServer(options)
+  let current = await startWith(options)
   let starting: Promise<BlockServer> | undefined
   const next = async (gone: BlockServer): Promise<BlockServer> => {
     if (current !== gone) return current
@@ -29,6 +32,18 @@ export async function keepBlockServer(options: {
     )
     return starting
   }
+  // Guests wait for their disks and their memory, so the next one is started before anybody asks.
+  const watch = (server: BlockServer): void => {
+    void server.gone?.then(async () => {
+      while (!isClosed && !options.signal.aborted) {
+        const after = await next(server).catch(() => undefined)
+        if (after) return watch(after)
+        await options.clock.sleep(retryMs, { signal: options.signal }).catch(() => {})
+      }
+    })
+  }
+  let isClosed = false
+  watch(current)
   return {
     ask: async (name, request, how) => {
       const server = current
@@ -40,6 +55,23 @@ export async function keepBlockServer(options: {
         return (await next(server)).ask(name, request, how)
       }
     },
-    [Symbol.asyncDispose]: async () => current[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      isClosed = true
+      await current[Symbol.asyncDispose]()
+    },
   }
+}
+
+const retryMs = 1000
+
+/** One that runs with another store behind it makes room for one that has this; what is open goes on. */
+async function startWith(options: Parameters<typeof keepBlockServer>[0]): Promise<BlockServer> {
+  const { clock, signal, upstream = null } = options
+  const server = await startBlockServer(options)
+  const { pid, ...found } = await server.ask('list', {}, { signal })
+  if (found.upstream === upstream) return server
+  await server.ask('stop', {}, { signal })
+  await server[Symbol.asyncDispose]()
+  while (existsSync(`/proc/${pid}`)) await clock.sleep(10, { signal })
+  return startBlockServer(options)
 }

@@ -3,6 +3,8 @@ import { mkdir, readdir } from 'node:fs/promises'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
 import type { SandboxOffer, SandboxParts } from '../../agent/sandboxes/offer.ts'
+import { storeName } from '../../blocks/objects/name.ts'
+import { openObjects } from '../../blocks/objects/open.ts'
 import { connectGuest } from '../../guest/channel/connect.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
@@ -39,7 +41,7 @@ export interface NodeSandboxes extends SandboxOffer, AsyncDisposable {
 }
 
 export async function offerSandboxes(options: OfferOptions): Promise<NodeSandboxes> {
-  const { log, env, newFacts } = options
+  const { log, newFacts } = options
   const { vmm, directory, kernelRoots } = ownVmm(options)
   const closing = new AbortController()
   const opened = Promise.withResolvers<SandboxParts>()
@@ -64,7 +66,7 @@ export async function offerSandboxes(options: OfferOptions): Promise<NodeSandbox
   }
   const find = async () => {
     const before = JSON.stringify(facts)
-    facts = await sandboxFacts(vmm, env)
+    facts = await sandboxFacts(vmm, options)
     if (JSON.stringify(facts) !== before) newFacts.ring()
   }
   if (isDue) open().catch((error: unknown) => log.error({ err: error }, 'the sandboxes of this node cannot be opened'))
@@ -88,10 +90,8 @@ export async function offerSandboxes(options: OfferOptions): Promise<NodeSandbox
 }
 
 /** Whether sandboxes work on this machine; takes as long as it takes to find out. */
-export function findSandboxFacts(
-  options: Pick<OfferOptions, 'directory' | 'env' | 'clock' | 'log'>,
-): Promise<DriverFacts> {
-  return sandboxFacts(ownVmm(options).vmm, options.env)
+export function findSandboxFacts(options: Omit<OfferOptions, 'newFacts'>): Promise<DriverFacts> {
+  return sandboxFacts(ownVmm(options).vmm, options)
 }
 
 function ownVmm({
@@ -117,7 +117,7 @@ function ownArch(): 'amd64' | 'arm64' {
   return process.arch === 'arm64' ? 'arm64' : 'amd64'
 }
 
-async function sandboxFacts(vmm: Vmm, env: OfferOptions['env']): Promise<DriverFacts> {
+async function sandboxFacts(vmm: Vmm, { env, random }: Pick<OfferOptions, 'env' | 'random'>): Promise<DriverFacts> {
   const { healthy, reason, remedy, version, accelerator, compat, arch } = await vmm.facts()
   if (!healthy)
     return {
@@ -128,7 +128,18 @@ async function sandboxFacts(vmm: Vmm, env: OfferOptions['env']): Promise<DriverF
     }
   if ((await findGuestAgent(arch, env)) === undefined)
     return { healthy: false, reason: `there is no guest agent for ${arch}`, remedy: guestAgentRemedy, attributes: {} }
-  return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+  const upstream = env['TUTTI_STORE'] || undefined
+  if (upstream === undefined) return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+  try {
+    await openObjects(upstream, { random })
+  } catch (error) {
+    return {
+      ...{ healthy: false, attributes: {}, reason: `its store cannot be used: ${Fault.from(error).message}` },
+      remedy: 'correct TUTTI_STORE in the environment of the agent',
+    }
+  }
+  const store = storeName(upstream).slice(0, 500)
+  return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat, store } }
 }
 
 async function openParts(
@@ -152,7 +163,11 @@ async function openParts(
     init,
     directory: join(directory, 'boot'),
   })
-  const blocks = own.use(await keepBlockServer({ directory: join(directory, 'blocks'), clock, signal }))
+  const blocks = own.use(
+    await keepBlockServer({
+      ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
+    }),
+  )
   void collectBuilds(blocks, { clock, log, signal })
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>

@@ -35,6 +35,8 @@ export interface StartOptions {
   directory: string
   machine: MachineShape
   memory: string | null
+  /** A library to start it with. */
+  preload?: string | undefined
   clock: Clock
   signal: AbortSignal
 }
@@ -56,7 +58,7 @@ export async function startProcess(options: StartOptions): Promise<QemuProcess> 
     detached: true,
     stdio: [...stdio],
     cwd: directory,
-    env: { PATH: process.env['PATH'] },
+    env: { PATH: process.env['PATH'], ...(options.preload === undefined ? {} : { LD_PRELOAD: options.preload }) },
   })
   const exit = exitOf(child)
   const mark = child.pid === undefined ? undefined : markOf(child.pid)

@@ -70,7 +70,8 @@ class Qemu implements Vmm {
       start: 'incoming',
     })
     const path = memory?.path ?? null
-    const process = await this.#start({ command, directory, machine, memory: path, network, signal })
+    const preload = memory?.preload
+    const process = await this.#start({ command, directory, machine, memory: path, preload, network, signal })
     const warm: WarmVm = {
       pid: process.mark.pid,
       directory,
@@ -83,7 +84,7 @@ class Qemu implements Vmm {
         await endProcess(directory, this.#clock)
       },
     }
-    this.#warm.set(warm, { process, machine, namespace: namespaceOf(network) })
+    this.#warm.set(warm, { process, machine, preload, namespace: namespaceOf(network) })
     return warm
   }
 
@@ -122,6 +123,7 @@ class Qemu implements Vmm {
       const fits =
         sameShape(given.machine, machine) &&
         (warm.memory === undefined || warm.memory === memory.path) &&
+        given.preload === memory.preload &&
         given.namespace === namespaceOf(network)
       if (fits) return { ...given, warm }
       await warm[Symbol.asyncDispose]()
@@ -154,6 +156,7 @@ class Qemu implements Vmm {
 interface Waiting {
   process: QemuProcess
   machine: MachineShape
+  preload: string | undefined
   namespace: string | undefined
 }
 
