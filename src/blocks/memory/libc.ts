@@ -9,6 +9,8 @@ export interface Libc {
   seal(fd: number): boolean
   /** Where the next data begins and ends, from `offset` on; undefined when there is none. */
   nextData(fd: number, offset: number): { start: number; end: number } | undefined
+  /** Lets so many bytes wait in a socket for its reader, or as many as this process may. */
+  growSendBuffer(fd: number, bytes: number): void
   /** Gives the range's bytes back to the file system; it reads as zeros. */
   punch(fd: number, offset: number, length: number): boolean
   /**
@@ -44,6 +46,9 @@ const seekData = 3
 const seekHole = 4
 const keepSize = 1
 const punchHole = 2
+const solSocket = 1
+const sendBuffer = 7
+const sendBufferForce = 32
 
 function load(): Libc | undefined {
   if (process.platform !== 'linux') return undefined
@@ -56,6 +61,7 @@ function load(): Libc | undefined {
       lseek64: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
       process_vm_readv: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
       process_vm_writev: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
+      setsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'uint32'], return: 'int32' },
       fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
     })
     const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
@@ -90,6 +96,12 @@ function load(): Libc | undefined {
       nextData(fd, offset) {
         const start = seek(fd, offset, seekData)
         return start < 0 ? undefined : { start, end: seek(fd, start, seekHole) }
+      },
+      growSendBuffer(fd, bytes) {
+        const value = Buffer.alloc(4)
+        value.writeInt32LE(bytes)
+        for (const option of [sendBufferForce, sendBuffer])
+          if (c.setsockopt(fd, solSocket, option, value, 4) === 0) return
       },
       punch: (fd, offset, length) => c.fallocate64(fd, keepSize | punchHole, BigInt(offset), BigInt(length)) === 0,
     }
