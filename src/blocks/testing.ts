@@ -13,7 +13,8 @@ import { type LocalContentStore, openContentStore } from './open.ts'
 
 export async function temporaryDirectory(): Promise<{ path: string } & AsyncDisposable> {
   const path = await mkdtemp(join(tmpdir(), 'tutti-blocks-'))
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) }
+  // A process that was not needed may still be leaving.
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 20 }) }
 }
 
 /** Numbers the stores of a test, so that no two of them draw the same names. */

@@ -9,6 +9,8 @@ export interface Libc {
   seal(fd: number): boolean
   /** Where the next data begins and ends, from `offset` on; undefined when there is none. */
   nextData(fd: number, offset: number): { start: number; end: number } | undefined
+  /** Lets so many bytes wait in a socket for its reader, or as many as this process may. */
+  growSendBuffer(fd: number, bytes: number): void
   /** Gives the range's bytes back to the file system; it reads as zeros. */
   punch(fd: number, offset: number, length: number): boolean
   /**
@@ -16,7 +18,17 @@ export interface Libc {
    * the bytes that it copied; -1 where that is not allowed.
    */
   readProcess(pid: number, address: number, into: Buffer, length: number): number
+  /** The other way, to many places at once: the bytes of `from` go to one range after the other. At most `maximumRanges`. */
+  writeProcess(pid: number, from: Buffer, ranges: readonly ProcessRange[]): number
 }
+
+export interface ProcessRange {
+  address: number
+  length: number
+}
+
+/** https://man7.org/linux/man-pages/man2/process_vm_readv.2.html */
+export const maximumRanges = 1024
 
 let loaded: { libc: Libc | undefined } | undefined
 
@@ -34,6 +46,9 @@ const seekData = 3
 const seekHole = 4
 const keepSize = 1
 const punchHole = 2
+const solSocket = 1
+const sendBuffer = 7
+const sendBufferForce = 32
 
 function load(): Libc | undefined {
   if (process.platform !== 'linux') return undefined
@@ -45,11 +60,13 @@ function load(): Libc | undefined {
       fcntl: { arguments: ['int32', 'int32', 'int64'], return: 'int32' },
       lseek64: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
       process_vm_readv: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
+      process_vm_writev: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
+      setsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'uint32'], return: 'int32' },
       fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
     })
     const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
     const local = new BigUint64Array(2)
-    const remote = new BigUint64Array(2)
+    const remote = new BigUint64Array(maximumRanges * 2)
     const [localBytes, remoteBytes] = [Buffer.from(local.buffer), Buffer.from(remote.buffer)]
     return {
       readProcess(pid, address, into, length) {
@@ -58,6 +75,17 @@ function load(): Libc | undefined {
         remote[0] = BigInt(address)
         remote[1] = BigInt(length)
         return Number(c.process_vm_readv(pid, localBytes, 1n, remoteBytes, 1n, 0n))
+      },
+      writeProcess(pid, from, ranges) {
+        let total = 0
+        ranges.forEach(({ address, length }, index) => {
+          remote[index * 2] = BigInt(address)
+          remote[index * 2 + 1] = BigInt(length)
+          total += length
+        })
+        local[0] = ffi.getRawPointer(from)
+        local[1] = BigInt(total)
+        return Number(c.process_vm_writev(pid, localBytes, 1n, remoteBytes, BigInt(ranges.length), 0n))
       },
       memfd(name) {
         const fd = c.memfd_create(name, closeOnExec | allowSealing)
@@ -68,6 +96,12 @@ function load(): Libc | undefined {
       nextData(fd, offset) {
         const start = seek(fd, offset, seekData)
         return start < 0 ? undefined : { start, end: seek(fd, start, seekHole) }
+      },
+      growSendBuffer(fd, bytes) {
+        const value = Buffer.alloc(4)
+        value.writeInt32LE(bytes)
+        for (const option of [sendBufferForce, sendBuffer])
+          if (c.setsockopt(fd, solSocket, option, value, 4) === 0) return
       },
       punch: (fd, offset, length) => c.fallocate64(fd, keepSize | punchHole, BigInt(offset), BigInt(length)) === 0,
     }

@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { parentPort } from 'node:worker_threads'
+import { loadLibc } from '../memory/libc.ts'
 import { NbdConnection } from '../nbd/connection.ts'
 import type { NbdExport } from '../nbd/export.ts'
 import { errorWithCode } from '../nbd/export.ts'
@@ -21,6 +22,8 @@ interface Served {
   connections: Set<NbdConnection>
   socket: string
 }
+
+const sendBufferBytes = 4 * 1024 * 1024
 
 const port = parentPort
 if (port === null) throw new Error('this is a worker')
@@ -52,6 +55,7 @@ async function open({ name, socket, overlay, size, base, bootId }: DiskRequest &
   const target = disk ?? new ImageExport(size, fetching)
   const connections = new Set<NbdConnection>()
   const server = createServer((connection) => {
+    growSendBuffer(connection)
     const serving = new NbdConnection(connection, target)
     connections.add(serving)
     connection.on('close', () => connections.delete(serving))
@@ -62,6 +66,12 @@ async function open({ name, socket, overlay, size, base, bootId }: DiskRequest &
   })
   served.set(name, { target, overlay: disk, server, connections, socket })
   return disk?.epoch ?? 0
+}
+
+/** A reply of a MiB then leaves in one call, and the VMM takes it while the next request is read. */
+function growSendBuffer(connection: Socket): void {
+  const { fd } = (connection as unknown as { _handle?: { fd?: number } })._handle ?? {}
+  if (fd !== undefined && fd >= 0) loadLibc()?.growSendBuffer(fd, sendBufferBytes)
 }
 
 async function cut({ name }: { name: string }): Promise<number> {

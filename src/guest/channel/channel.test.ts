@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { existsSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -344,7 +344,13 @@ test('over a socket that it listens on, the last who connects has the agent', { 
     if (agent.exitCode === null) await new Promise((resolve) => agent.once('exit', resolve))
     await rm(directory, { recursive: true, force: true })
   })
-  while (!existsSync(path)) await sleep(5)
+  // The file of a socket is there a moment before anybody listens on it.
+  while (
+    !readFileSync('/proc/net/unix', 'utf8')
+      .split('\n')
+      .some((line) => line.endsWith(path) && / 00010000 /.test(line))
+  )
+    await sleep(5)
   // A VMM's line before all else, and its answer, do no harm.
   const connect = (token?: string) =>
     connectGuest({ socket: path, token, opening: 'CONNECT 1024\n', random: systemRandom, clock: systemClock, signal })

@@ -1,4 +1,5 @@
 import { copyFile, stat } from 'node:fs/promises'
+import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
@@ -96,9 +97,11 @@ class Qemu implements Vmm {
       const { qmp, directory } = process
       await copyFile(devices, filesOf(directory).devicesIn)
       if (warm.memory === undefined) await giveMemory(process, memory.path, machine, signal)
-      await attachDisk(qmp, disk.socket, { signal })
-      await attachNetwork(qmp, network, { signal })
-      await options.beforeLoad?.(process.mark.pid)
+      // Its memory is there from now on, and filling it is the longest part of waking a paused machine.
+      await allDone([
+        attachDisk(qmp, disk.socket, { signal }).then(() => attachNetwork(qmp, network, { signal })),
+        options.beforeLoad?.(process.mark.pid),
+      ])
       await loadDevices(process, { signal })
       return qemuMachine(process)
     })
