@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Exit } from '../../driver.ts'
@@ -34,7 +34,7 @@ export class AttemptFiles {
 
   /** Set once the task runs or has run. */
   get pid(): number | undefined {
-    const text = existsSync(this.at('pid')) ? readFileSync(this.at('pid'), 'utf8') : ''
+    const text = this.#text('pid')
     return /^\d+$/.test(text) ? Number(text) : undefined
   }
 
@@ -64,21 +64,26 @@ export class AttemptFiles {
 
   /** What the runtime said when it could not start the task. */
   get complaint(): string {
-    const log = existsSync(this.at('runtime.log')) ? readFileSync(this.at('runtime.log'), 'utf8') : ''
+    const log = this.#text('runtime.log')
     const lines = log.split('\n').flatMap((line) => {
       const parsed = LogLine.safeParse(parseJson(line))
       return parsed.success && parsed.data.level === 'error' ? [parsed.data.msg] : []
     })
     if (lines.length > 0) return lines.at(-1) ?? ''
-    return existsSync(this.at('mount.log')) ? readFileSync(this.at('mount.log'), 'utf8').trim().slice(-500) : ''
+    return this.#text('mount.log').trim().slice(-500)
   }
 
   #line(name: string): string | undefined {
+    const text = this.#text(name)
+    return text.endsWith('\n') ? text.trimEnd() : undefined
+  }
+
+  /** Empty when there is no such file, or no longer: they go when the task is removed, whoever looks at the moment. */
+  #text(name: string): string {
     try {
-      const text = readFileSync(this.at(name), 'utf8')
-      return text.endsWith('\n') ? text.trimEnd() : undefined
+      return readFileSync(this.at(name), 'utf8')
     } catch {
-      return undefined
+      return ''
     }
   }
 }
