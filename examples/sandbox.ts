@@ -9,12 +9,12 @@ import { connect } from 'tutti'
 async function main(): Promise<void> {
   await using tutti = connect()
   await using sandbox = await tutti.sandboxes.create({ template: 'base', metadata: { example: 'yes' } })
-  await sandbox.files.write('/work/guess.sh', 'echo "$(hostname) guesses $(od -An -N1 -tu1 /dev/urandom)"\n')
+  await sandbox.files.write('/srv/guess.sh', 'echo "$(hostname) guesses $(od -An -N1 -tu1 /dev/urandom)"\n')
 
   await using copies = new AsyncDisposableStack()
   const forks = await sandbox.fork(5)
   for (const fork of forks) copies.use(fork)
-  for (const { code, stdout, stderr } of await Promise.all(forks.map((fork) => fork.exec('sh /work/guess.sh'))))
+  for (const { code, stdout, stderr } of await Promise.all(forks.map((fork) => fork.exec('sh /srv/guess.sh'))))
     console.log(code === 0 ? stdout.trim() : stderr.trim())
 }
 

@@ -84,16 +84,16 @@ test('files and directories are copied both ways', async () => {
   await mkdir(join(from, 'deep'), { recursive: true })
   await writeFile(join(from, 'run.sh'), 'echo hi\n', { mode: 0o755 })
   await writeFile(join(from, 'deep', 'data'), Buffer.alloc(2 ** 20, 'y'))
-  await at.run('sandbox', 'cp', from, 'box:/work')
-  assert.equal(await at.run('sandbox', 'cp', `${id}:/work/run.sh`, '-'), 'echo hi\n')
-  await at.run('sandbox', 'cp', join(from, 'run.sh'), 'box:/work/')
+  await at.run('sandbox', 'cp', from, 'box:/srv')
+  assert.equal(await at.run('sandbox', 'cp', `${id}:/srv/run.sh`, '-'), 'echo hi\n')
+  await at.run('sandbox', 'cp', join(from, 'run.sh'), 'box:/srv/')
   const to = join(at.directory, 'to')
-  await at.run('sandbox', 'cp', 'box:/work', to)
+  await at.run('sandbox', 'cp', 'box:/srv', to)
   assert.equal(await readFile(join(to, 'run.sh'), 'utf8'), 'echo hi\n')
   assert.equal((await stat(join(to, 'deep', 'data'))).size, 2 ** 20)
   at.shell.stdin.end('from stdin')
-  await at.run('sandbox', 'cp', '-', 'box:/work/in')
-  assert.equal(await at.run('sandbox', 'cp', 'box:/work/in', '-'), 'from stdin')
+  await at.run('sandbox', 'cp', '-', 'box:/srv/in')
+  assert.equal(await at.run('sandbox', 'cp', 'box:/srv/in', '-'), 'from stdin')
   for (const [argv, expected] of [
     [['box:/nothing', to], /nothing at "\/nothing"/],
     [[join(from, 'none'), 'box:/x'], /cannot read .*none: ENOENT/],
