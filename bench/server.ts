@@ -121,7 +121,7 @@ async function measureMemory(): Promise<Figure[]> {
     stored.push(await timed(() => storeMemory(paused, template, 'c')))
     machine.end()
     const resumed = await startMapper(program, memory, 'private', 0)
-    const apply = { pid: resumed.pid, path: memory, base: template, build: paused }
+    const apply = { pid: resumed.pid, path: memory, size, base: template, build: paused }
     applied.push(await timed(() => server.ask('applyMemory', apply, { signal })))
     resumed.end()
     await server.ask('releaseMemory', { build: template, holder }, { signal })

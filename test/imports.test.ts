@@ -84,7 +84,7 @@ test('the documentation names only paths that exist', () => {
   const wrong: string[] = []
   for (const page of ['README.md', 'CONTRIBUTING.md', ...globSync('docs/**/*.md')]) {
     for (const [, path] of readFileSync(page, 'utf8').matchAll(
-      /`((?:src|test|bench|docs|tools|examples|guest)\/[\w./-]+)`/g,
+      /`((?:src|test|bench|docs|tools|examples|guest|native)\/[\w./-]+)`/g,
     )) {
       if (path && globSync(path).length === 0) wrong.push(`${page} names ${path}`)
     }

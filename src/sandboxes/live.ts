@@ -110,17 +110,17 @@ async function start(
   if (devices === undefined) {
     vm = await parts.vmm.boot({ ...common, ...parts.boot, memory: { path: memory.path } })
   } else {
-    const { base } = memory
+    const { base, path, size, isLazy, over } = memory
     vm = await parts.vmm.restore({
       ...common,
-      memory: memory.preload === undefined ? { path: memory.path } : { path: memory.path, preload: memory.preload },
+      memory: { path, isLazy, ...(over === undefined ? {} : { over }) },
       devices,
       ...(options.waiting ? { warm: options.waiting.vm } : {}),
-      ...(base === null || base === manifest.id
+      ...(base === null || base === manifest.id || over !== undefined
         ? {}
         : {
             beforeLoad: async (pid) => {
-              await blocks.ask('applyMemory', { pid, path: memory.path, base, build: manifest.id }, { signal })
+              await blocks.ask('applyMemory', { pid, path, base, build: manifest.id, size }, { signal })
             },
           }),
     })
@@ -175,20 +175,35 @@ async function openMemory(
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20
     const { path } = await blocks.ask('newMemory', { name: holder, size }, { signal })
-    return { path, size, base: null, preload: undefined }
+    return { path, size, base: null, isLazy: false, over: undefined }
   }
   const { parent, id } = manifest
   if (overParent && parent !== null) {
     try {
       const { path, size } = await blocks.ask('openMemory', { build: parent, holder, ifHere: true }, { signal })
-      if (size === manifest.snapshot.memory.size) return { path, size, base: parent, preload: undefined }
+      if (size === manifest.snapshot.memory.size) {
+        const over = await placeDifference(parts, { place: holder, build: id, base: parent, signal })
+        return { path, size, base: parent, isLazy: false, over }
+      }
       await blocks.ask('releaseMemory', { build: parent, holder }, { signal })
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'not_found') throw error
     }
   }
-  const { path, size, preload } = await blocks.ask('openMemory', { build: id, holder, lazy: true }, { signal })
-  return { path, size, base: id, preload: preload ?? undefined }
+  const { path, size, lazy } = await blocks.ask('openMemory', { build: id, holder, lazy: true }, { signal })
+  return { path, size, base: id, isLazy: lazy, over: undefined }
+}
+
+/** For a VMM that can lay them over the image; undefined where it cannot. */
+async function placeDifference(
+  parts: Parts,
+  { place, build, base, signal }: { place: string; build: BuildId; base: BuildId; signal: AbortSignal },
+): Promise<string | undefined> {
+  const { can } = await parts.vmm.facts()
+  if (!can.layeredMemory) return undefined
+  const at = join(vmDirectory(parts, place), 'changed-pages')
+  await parts.blocks.ask('placeDifference', { build, base, at }, { signal })
+  return at
 }
 
 /** The device state as a file, made once and kept for the next clone of the same build. */

@@ -37,7 +37,10 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
       live.vm.saveDevices(devices),
       blocks.ask(
         'captureMemory',
-        { capture: build, pid: live.vm.pid, path: live.memory.path, build: live.mapped, size: live.memory.size },
+        {
+          ...{ capture: build, pid: live.vm.pid, path: live.memory.path, size: live.memory.size },
+          ...{ build: live.mapped, over: live.mapped === live.manifest.id ? null : live.manifest.id },
+        },
         { signal },
       ),
     ])

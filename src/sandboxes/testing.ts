@@ -204,7 +204,11 @@ function fakeBlocks(machine: FakeMachine, step: Step): BlockServer {
       return { bytes: 1 }
     },
     dropCapture: ({ capture }: { capture: string }) => done(machine.captures.delete(capture)),
-    applyMemory: () => ({ bytes: 1 }),
+    placeDifference: ({ build, base }: { build: string; base: string }) => {
+      find(build)
+      find(base)
+      return {}
+    },
     devices: ({ build, path }: { build: string; path: string }) => {
       writeFileSync(path, build)
       return { bytes: find(build).addedBytes }
@@ -260,7 +264,7 @@ function fakeVmm(machine: FakeMachine, step: Step): Vmm {
       arch: 'amd64',
       accelerator: 'tcg',
       compat: 'fake',
-      can: { saveDevices: true, networks: ['none'], liveSnapshot: true },
+      can: { saveDevices: true, networks: ['none'], liveSnapshot: true, layeredMemory: true },
     }),
     boot: ({ directory }) => step('boot', () => gripOn(begin(directory, ''), step)),
     warm: ({ directory }) =>

@@ -38,6 +38,8 @@ export interface VmmFacts {
     networks: readonly NetworkBackend['kind'][]
     /** A snapshot taken while the machine lives on. */
     liveSnapshot: boolean
+    /** Memory of two files, one over the other; otherwise changed pages are put in place by `beforeLoad`. */
+    layeredMemory: boolean
   }
 }
 
@@ -71,8 +73,10 @@ export interface BootOptions extends Placed {
 
 export interface MemoryImage {
   path: string
-  /** A library that the program is to be started with, so that it does not read far ahead in this memory. */
-  preload?: string | undefined
+  /** It is fetched as it is touched, so nothing of it should be read ahead. */
+  isLazy?: boolean
+  /** A file of pages that lie over the image, with their list at the same path and `.runs`; both are taken from there. */
+  over?: string
 }
 
 export interface WarmOptions extends Placed {

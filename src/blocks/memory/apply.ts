@@ -9,6 +9,8 @@ export interface ApplyRequest {
   pid: number
   path: string
   names: readonly string[]
+  /** Bytes of the memory. */
+  size: number
   /** File of pages, as `capture` makes them. */
   from: string
 }
@@ -16,7 +18,7 @@ export interface ApplyRequest {
 const stepBytes = 1024 * 1024
 
 /** Puts pages in place of those that the process has mapped, which become its own; gives how many bytes. */
-export function apply({ pid, path, names, from }: ApplyRequest): number {
+export function apply({ pid, path, names, size, from }: ApplyRequest): number {
   const pages = readPages(from)
   if (pages === undefined) throw new Fault('not_found', `there are no pages in ${from}`)
   const source = openSync(from, 'r')
@@ -24,7 +26,7 @@ export function apply({ pid, path, names, from }: ApplyRequest): number {
   const step = Buffer.allocUnsafeSlow(stepBytes)
   let at = 0
   try {
-    for (const { ranges, bytes } of steps(pages.runs, findMappings(pid, path, names))) {
+    for (const { ranges, bytes } of steps(pages.runs, findMappings(pid, path, { names, size }).parts)) {
       if (readSync(source, step, 0, bytes, at) !== bytes)
         throw new Fault('internal', `${from} is shorter than it should be`)
       if (loadLibc()?.writeProcess(pid, step, ranges) !== bytes) writeOneByOne(target, step, ranges)

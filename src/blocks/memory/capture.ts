@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readdirSync, readSync, writeSync } from 'node:fs'
 import { Fault } from '../../model/fault.ts'
 import { loadLibc } from './libc.ts'
-import { addressOf, findMappings, findPages, identify, type Mapping, pageBytes, type Run } from './mapping.ts'
+import { addressOf, findMappings, findPages, identify, pageBytes, type Run } from './mapping.ts'
 import { writePages } from './pages-file.ts'
 
 export interface CaptureRequest {
@@ -20,12 +20,19 @@ export interface CaptureRequest {
 /** Pages are copied so many bytes at a time: little enough to stay in the processor's cache between its two halves. */
 const stepBytes = 1024 * 1024
 
-/** Copies what is the stopped process's own; gives the bytes that it copied. */
-export function capture(request: CaptureRequest): number {
+export interface Captured {
+  /** That were copied. */
+  bytes: number
+  /** The process had pages of another file over the image, and what was copied differs from these. */
+  isLayered: boolean
+}
+
+/** Copies what is the stopped process's own. */
+export function capture(request: CaptureRequest): Captured {
   const libc = loadLibc()
-  const mappings = findMappings(request.pid, request.path, request.names)
-  const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
-  const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
+  const { parts, identity, isLayered } = findMappings(request.pid, request.path, request)
+  const runs = request.isPrivate ? findPages(request.pid, parts, 'private') : undefined
+  const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, identity)
   try {
     const wanted = runs ?? dataRuns(source, request.size)
     const inside = cutTo(wanted, request.size)
@@ -33,7 +40,7 @@ export function capture(request: CaptureRequest): number {
     writePages(request.into, inside, (fd) => {
       let at = 0
       for (const { offset, length } of steps(inside)) {
-        const place = runs ? addressOf(mappings, offset) : { address: offset, length }
+        const place = runs ? addressOf(parts, offset) : { address: offset, length }
         const count = Math.min(length, place.length)
         if (!runs || libc?.readProcess(request.pid, place.address, step, count) !== count)
           readExactly(source, step, count, place.address)
@@ -41,7 +48,7 @@ export function capture(request: CaptureRequest): number {
         if (count < length) throw new Fault('internal', 'a page lies across two mappings')
       }
     })
-    return inside.reduce((sum, { count }) => sum + count * pageBytes, 0)
+    return { bytes: inside.reduce((sum, { count }) => sum + count * pageBytes, 0), isLayered }
   } finally {
     closeSync(source)
   }
@@ -55,7 +62,7 @@ export function touchedChunks(
   size: number,
   chunkBytes: number,
 ): number[] {
-  const runs = cutTo(findPages(pid, findMappings(pid, path, names), 'present'), size)
+  const runs = cutTo(findPages(pid, findMappings(pid, path, { names, size }).parts, 'present'), size)
   const chunks = new Set<number>()
   for (const { first, count } of runs) {
     const last = Math.floor(((first + count) * pageBytes - 1) / chunkBytes)
@@ -73,8 +80,7 @@ export function openMemoryOf(pid: number, mode: 'r' | 'r+' = 'r'): number {
 }
 
 /** The file itself, also when its maker is gone and the path leads elsewhere: the process has it open. */
-function openFileOf(pid: number, path: string, mappings: readonly Mapping[]): number {
-  const identity = mappings[0]?.identity
+function openFileOf(pid: number, path: string, identity: string): number {
   const candidates = [path, ...readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`)]
   const found = candidates.find((candidate) => identify(candidate) === identity)
   if (found === undefined) throw new Fault('not_found', `the memory of process ${pid} can no longer be opened`)

@@ -3,14 +3,21 @@ import { Fault } from '../../model/fault.ts'
 
 export const pageBytes = 4096
 
-/** A part of a process's address space that shows a part of a file. */
+/** A part of a process's address space that shows a part of a memory image. */
 export interface Mapping {
   start: number
   end: number
-  /** In the file. */
+  /** In the image. */
   offset: number
-  /** Of the file, as `identify` tells it. */
+}
+
+/** How a process has mapped a memory image. */
+export interface MemoryMappings {
+  parts: Mapping[]
+  /** Of the image's file, as `identify` tells it. */
   identity: string
+  /** Pages of another file lie over the image; see native/memory-layers.c. */
+  isLayered: boolean
 }
 
 /** Pages that follow one another. */
@@ -20,23 +27,46 @@ export interface Run {
 }
 
 /**
- * Where the process has mapped the memory image: by the file that `path` leads to, or, when the block server that made it
- * is no more, by the names that it gives it; without any, any name that such servers give.
+ * Where the process has mapped the memory image of `size` bytes: by the file that `path` leads to, or, when the block server
+ * that made it is no more, by the names that it gives it; without any, any name that such servers give. Where all of the
+ * image lies in one piece, as its parts tell, what is mapped between them lies over it and belongs to the memory.
  */
-export function findMappings(pid: number, path: string, names: readonly string[] | undefined): Mapping[] {
+export function findMappings(
+  pid: number,
+  path: string,
+  { names, size }: { names: readonly string[] | undefined; size: number },
+): MemoryMappings {
   const wanted = identify(path)
-  const found: Mapping[] = []
-  for (const line of mapsOf(pid).split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+)\s*(.*)$/.exec(line)
-    if (match === null) continue
-    const [, start = '', end = '', offset = '', device, inode, file] = match
-    const identity = `${device}:${inode}`
-    if (identity === wanted || isMemoryOf(file ?? '', names))
-      found.push({ start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16), identity })
-  }
-  if (found.length === 0)
+  const all = readMappings(pid)
+  const own = all.filter(({ identity, file }) => identity === wanted || isMemoryOf(file, names))
+  const [first] = own
+  if (first === undefined)
     throw new Fault('not_found', `process ${pid} has not mapped ${path}; was it started on this memory?`)
-  return found
+  const { identity } = first
+  const start = first.start - first.offset
+  const isOnePiece = own.every((one) => one.start - one.offset === start)
+  const end = start + Math.ceil(size / pageBytes) * pageBytes
+  const over = all.some((one) => one.identity !== identity && one.isFile && one.start >= start && one.end <= end)
+  if (!isOnePiece || !over) return { parts: own, identity, isLayered: false }
+  return { parts: [{ start, end, offset: 0 }], identity, isLayered: true }
+}
+
+interface FileMapping extends Mapping {
+  identity: string
+  file: string
+  isFile: boolean
+}
+
+function readMappings(pid: number): FileMapping[] {
+  return mapsOf(pid)
+    .split('\n')
+    .flatMap((line) => {
+      const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+)\s*(.*)$/.exec(line)
+      if (match === null) return []
+      const [, start = '', end = '', offset = '', device, inode, file = ''] = match
+      const place = { start: parseInt(start, 16), end: parseInt(end, 16), offset: parseInt(offset, 16) }
+      return [{ ...place, identity: `${device}:${inode}`, file, isFile: inode !== '0' }]
+    })
 }
 
 export type PageKind = 'private' | 'present'

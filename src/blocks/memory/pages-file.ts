@@ -1,4 +1,14 @@
-import { closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  linkSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { Fault } from '../../model/fault.ts'
 import { pageBytes, type Run } from './mapping.ts'
 
@@ -53,6 +63,22 @@ export function readPages(path: string): PagesFile | undefined {
 export function movePages(from: string, to: string): void {
   renameSync(from, to)
   renameSync(runsPath(from), runsPath(to))
+}
+
+/** Gives the pages a second place; whoever reads them there has them for as long as they like. */
+export function linkPages(from: string, to: string): void {
+  removePages(to)
+  linkOrCopy(from, to)
+  linkOrCopy(runsPath(from), runsPath(to))
+}
+
+function linkOrCopy(from: string, to: string): void {
+  try {
+    linkSync(from, to)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error
+    copyFileSync(from, to, constants.COPYFILE_FICLONE)
+  }
 }
 
 export function removePages(path: string): void {

@@ -5,10 +5,14 @@ import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { BuildId } from '../../model/ids.ts'
+import { mergePages } from '../memory/merge-pages.ts'
 import { movePages, type PagesFile, readPages, removePages } from '../memory/pages-file.ts'
 
-/** The build that the machine had mapped, or null when its memory was its own, and how much memory it has. */
-const CaptureNote = z.strictObject({ base: BuildId.nullable(), size: z.int() })
+/**
+ * The build whose image the machine had mapped, or null when its memory was its own; the build whose pages lay over that
+ * image, if any, which the capture then differs from; and how much memory the machine has.
+ */
+const CaptureNote = z.strictObject({ image: BuildId.nullable(), over: BuildId.nullable(), size: z.int() })
 type CaptureNote = z.infer<typeof CaptureNote>
 
 /**
@@ -20,6 +24,8 @@ export class Captures {
   readonly #directory: string
   readonly #clock: Clock
   readonly #keptBytes: number
+  /** Differences in the making, by path. */
+  readonly #making = new Map<string, Promise<void>>()
 
   constructor(options: { directory: string; clock: Clock; keptBytes: number }) {
     this.#directory = options.directory
@@ -70,24 +76,53 @@ export class Captures {
     return readdirSync(join(this.#directory, 'captures')).filter((name) => !name.includes('.'))
   }
 
-  /** A capture that has become a build is kept as that build's difference from `base`. */
-  keep(capture: string, build: BuildId, base: BuildId | null): void {
-    if (base !== null) movePages(this.path(capture), this.differencePath(build, base))
-    this.drop(capture)
+  /** A capture that has become a build is kept as that build's difference from the image that the machine had mapped. */
+  keep(capture: string, build: BuildId): void {
+    const { image, over } = this.noteOf(capture)
+    if (image === null) {
+      this.drop(capture)
+      return
+    }
+    const into = this.#differencePath(build, image)
+    const beneath = over === null ? undefined : readPages(this.#differencePath(over, image))
+    if (beneath) {
+      // Nobody waits for it but who resumes the build at once.
+      this.#make(into, () => mergePages(this.find(capture), beneath, into))
+        .catch(() => {})
+        .finally(() => this.drop(capture))
+    } else {
+      if (over === null) movePages(this.path(capture), into)
+      this.drop(capture)
+    }
     this.#evict()
   }
 
-  differencePath(build: BuildId, base: BuildId): string {
+  /** Where the pages lie by which a build differs from `base`; `make` is to put them there when they are not. */
+  async difference(build: BuildId, base: BuildId, make: (into: string) => Promise<void>): Promise<string> {
+    const path = this.#differencePath(build, base)
+    await this.#making.get(path)?.catch(() => {})
+    if (readPages(path) === undefined) await this.#make(path, () => make(path))
+    const now = this.#clock.now() / 1000
+    utimesSync(path, now, now)
+    return path
+  }
+
+  /** Whoever wants the same at once shares it. */
+  #make(path: string, make: () => Promise<void>): Promise<void> {
+    const known = this.#making.get(path)
+    if (known !== undefined) return known
+    const making = make().finally(() => this.#making.delete(path))
+    this.#making.set(path, making)
+    return making
+  }
+
+  #differencePath(build: BuildId, base: BuildId): string {
     return join(this.#directory, 'differences', `${build}-${base}`)
   }
 
-  difference(build: BuildId, base: BuildId): PagesFile | undefined {
-    const path = this.differencePath(build, base)
-    const pages = readPages(path)
-    if (pages === undefined) return undefined
-    const now = this.#clock.now() / 1000
-    utimesSync(path, now, now)
-    return pages
+  /** Ends when nothing is in the making any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#making.values())
   }
 
   #evict(): void {

@@ -1,6 +1,6 @@
 import { parentPort } from 'node:worker_threads'
 import { type ApplyRequest, apply } from '../memory/apply.ts'
-import { type CaptureRequest, capture, touchedChunks } from '../memory/capture.ts'
+import { type Captured, type CaptureRequest, capture, touchedChunks } from '../memory/capture.ts'
 import { describeFault, type WorkerAnswer } from './call-worker.ts'
 
 /** A thread that copies memory from and to machines; it does nothing else meanwhile, and need not. */
@@ -27,7 +27,7 @@ port.on('message', ({ id, ...request }: MemoryRequest & { id: number }) => {
   }
 })
 
-function carryOut(request: MemoryRequest): number | number[] {
+function carryOut(request: MemoryRequest): Captured | number | number[] {
   switch (request.kind) {
     case 'capture':
       return capture(request)

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '../../kit/random.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
+import { findMemoryLayers } from '../../vmm/qemu/memory-layers.ts'
 import { fresh, readImage, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
 import { openTestServer, storeRequest, type TestServer, without } from './testing.ts'
 
@@ -58,8 +59,11 @@ interface Mapper extends AsyncDisposable {
   read(page: number): Promise<number>
 }
 
-async function map(path: string, how: 'private' | 'shared'): Promise<Mapper> {
-  const child: ChildProcess = spawn(binary, [path, how], { stdio: ['pipe', 'pipe', 'inherit'] })
+async function map(path: string, how: 'private' | 'shared', env: Record<string, string> = {}): Promise<Mapper> {
+  const child: ChildProcess = spawn(binary, [path, how], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, ...env },
+  })
   const { stdin, stdout, pid } = child
   assert.ok(stdin && stdout && pid)
   const lines = createInterface({ input: stdout })[Symbol.asyncIterator]()
@@ -139,7 +143,7 @@ test('what a machine wrote since its template is captured, stored, and put back'
   for (const forget of [false, true]) {
     if (forget) execFileSync('sh', ['-c', `rm ${server.directory}/differences/*`])
     await using machine = await map(path, 'private')
-    await server.ask('applyMemory', { pid: machine.pid, path, base: template, build: paused })
+    await server.ask('applyMemory', { pid: machine.pid, path, size, base: template, build: paused })
     for (const page of [0, 1, 5, 300, 700, 2046, 2047])
       assert.equal(await machine.read(page), expected[page * pageBytes], `page ${page}`)
     await using other = await map(path, 'private')
@@ -147,6 +151,43 @@ test('what a machine wrote since its template is captured, stored, and put back'
   }
   await server.ask('devices', { build: paused, path: join(scratch.path, 'out') })
   assert.equal(readFileSync(join(scratch.path, 'out'), 'utf8'), 'state of devices')
+  assert.deepEqual((await server.ask('list', {})).captures, [])
+})
+
+/** The library of this machine; undefined where there is no compiler. */
+const layers = skip ? undefined : findMemoryLayers()
+
+test('what a machine had changed is mapped over the image, and what it changes then is told from that', {
+  skip: skip || (layers === undefined && 'needs native/build'),
+}, async () => {
+  await using server = await openTestServer()
+  const expected = await bootedBuild(server, template, templatePages)
+  const { path } = await server.ask('openMemory', { build: template, holder: 'a' })
+  const memory = join(scratch.path, 'memory')
+  const layered = () => map(path, 'private', { LD_PRELOAD: layers ?? '', TUTTI_MEMORY: memory })
+  const builds = ['one', 'two', 'three', 'four', 'five'].map(testBuildId)
+  // The last of them has every page of its own.
+  const changes = [[1, 2, 3, 2046], [2, 300], [3, 4, 2047], Array.from({ length: 2048 }, (_, page) => page), [7]]
+  let before: BuildId | undefined
+  for (const [round, pages] of changes.entries()) {
+    const build = builds[round] as BuildId
+    if (before) await server.ask('placeDifference', { build: before, base: template, at: `${memory}.over` })
+    await using machine = await layered()
+    for (const page of [0, 1, 2, 3, 4, 300, 700, 2046, 2047])
+      assert.equal(await machine.read(page), expected[page * pageBytes], `page ${page} in round ${round}`)
+    for (const page of pages) {
+      const value = ((page + round * 7) % 250) + 1
+      await machine.write(page, value)
+      expected.fill(value, page * pageBytes, (page + 1) * pageBytes)
+    }
+    const capture = { capture: 'a', pid: machine.pid, path, build: template, over: before ?? null, size }
+    const { bytes } = await server.ask('captureMemory', capture)
+    if (before === undefined || round < 4) assert.equal(bytes, pages.length * pageBytes, 'only what is new is copied')
+    await storeWithMemory(server, build, template, 'a')
+    assert.ok((await readMemory(server, build)).equals(expected), `round ${round}`)
+    before = build
+  }
+  await server.ask('closeDisk', { name: 'disk' })
   assert.deepEqual((await server.ask('list', {})).captures, [])
 })
 
@@ -217,7 +258,6 @@ test('a lazy memory has its pages when they are touched, and leaves nothing behi
   await bootedBuild(server, template, templatePages)
   const answer = await server.ask('openMemory', { build: template, holder: 'a', lazy: true })
   assert.ok(answer.lazy)
-  assert.ok(answer.preload && existsSync(answer.preload))
   {
     await using machine = await map(answer.path, 'private')
     assert.equal(await machine.read(5), 6)

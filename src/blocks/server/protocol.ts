@@ -60,10 +60,23 @@ export const requests = {
     /** What the process mapped, as answered by `openMemory`, and the build that it is the memory of. */
     path: Path,
     build: BuildId.nullable(),
+    /** The build whose difference was placed for the process, which may have mapped it over the image: then what is copied differs from that. */
+    over: BuildId.nullable().optional(),
     size: z.int(),
   }),
+  /**
+   * Places the pages by which the memory of `build` differs from that of `base` at the path `at`, and their list at `at`.runs,
+   * for a VMM to map them over the image of `base`; see native/memory-layers.c. They are the caller's to remove.
+   */
+  placeDifference: z.strictObject({ build: BuildId, base: BuildId, at: Path }),
   /** Puts a build's memory where it differs from `base` into the private mapping of the process `pid`, before it is restored. */
-  applyMemory: z.strictObject({ pid: z.int().positive(), path: Path, base: BuildId, build: BuildId }),
+  applyMemory: z.strictObject({
+    pid: z.int().positive(),
+    path: Path,
+    base: BuildId,
+    build: BuildId,
+    size: z.int().positive(),
+  }),
   /** Makes a build of a disk's epoch (with all epochs before it) and, when given, of captured memory and device state. */
   store: z.strictObject({
     build: BuildId,
@@ -128,14 +141,13 @@ export const answers = {
     size: z.int(),
     sealed: z.boolean(),
     lazy: z.boolean(),
-    /** A library to preload into the VMM, so that it does not read far ahead in a lazy memory; null where there is none. */
-    preload: Path.nullable(),
   }),
   releaseMemory: z.strictObject({}),
   newMemory: z.strictObject({ path: Path, size: z.int() }),
   closeMemory: z.strictObject({}),
   releaseHolder: z.strictObject({}),
   captureMemory: z.strictObject({ bytes: z.int() }),
+  placeDifference: z.strictObject({}),
   applyMemory: z.strictObject({ bytes: z.int() }),
   store: z.strictObject({ build: BuildId, addedBytes: z.int(), disk: Image }),
   dropCapture: z.strictObject({}),

@@ -7,6 +7,8 @@ import { type Log, silentLog } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { memoryChunkBytes } from '../manifest.ts'
+import type { Captured } from '../memory/capture.ts'
+import { linkPages } from '../memory/pages-file.ts'
 import type { LocalContentStore } from '../open.ts'
 import { Bases } from './bases.ts'
 import { startWorker } from './call-worker.ts'
@@ -18,7 +20,6 @@ import { importDisk } from './import-disk.ts'
 import { buildOfKey, LazyMemories } from './lazy-memories.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
-import { preloadLibrary } from './preload.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
 import type { Uploads } from './uploads.ts'
@@ -84,6 +85,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   const copier = opened.use(startWorker<MemoryRequest>('memory-worker', import.meta.url, undefined, options.onBroken))
   const captures = new Captures({ directory, clock, keptBytes })
   await captures.prepare()
+  opened.defer(() => captures.settled())
   const memories = opened.use(
     new Memories({
       directory,
@@ -118,6 +120,9 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   /** What a build's memory may be called where a machine has it mapped. */
   const namesOf = (build: BuildId) => [buildMemoryName(build), lazy.pathOf(build)]
 
+  const differenceOf = (build: BuildId, base: BuildId) =>
+    captures.difference(build, base, (into) => writeDifference(content, { build, base, into }))
+
   /** Requests that are sent again while the first one is at work share it. */
   const stores = new Map<string, ReturnType<typeof storeBuild>>()
   const handlers: Handlers = {
@@ -140,14 +145,10 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         const isHere = held.isComplete || held.reader.isHere()
         if (ifHere && !isHere) throw new Fault('not_found', `the memory of build ${build} is not on this machine`)
         if (mayBeLazy && !isHere && lazy.isPossible) {
-          const [path, preload] = await Promise.all([
-            lazy.open(held, holder),
-            preloadLibrary(join(directory, 'native')),
-          ])
-          return { path, size, sealed: false, lazy: true, preload }
+          return { path: await lazy.open(held, holder), size, sealed: false, lazy: true }
         }
         await held.complete()
-        return { path: held.file.path, size, sealed: held.isSealed, lazy: false, preload: null }
+        return { path: held.file.path, size, sealed: held.isSealed, lazy: false }
       } catch (error) {
         if (!(await lazy.isHeld(build, holder))) await memories.release(build, holder)
         throw error
@@ -172,22 +173,28 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
       return {}
     },
-    async captureMemory({ capture, pid, path, build, size }) {
+    async captureMemory({ capture, pid, path, build, over = null, size }) {
       const names = build === null ? undefined : namesOf(build)
-      captures.note(capture, { base: build, size })
       const into = captures.path(capture)
       const isPrivate = build !== null
       try {
-        return { bytes: await copier.call<number>({ kind: 'capture', pid, path, names, size, isPrivate, into }) }
+        const request = { kind: 'capture', pid, path, names, size, isPrivate, into } as const
+        const { bytes, isLayered } = await copier.call<Captured>(request)
+        captures.note(capture, { image: build, over: isLayered ? over : null, size })
+        return { bytes }
       } catch (error) {
         captures.drop(capture)
         throw error
       }
     },
-    async applyMemory({ pid, path, base, build }) {
-      const from = captures.differencePath(build, base)
-      if (captures.difference(build, base) === undefined) await writeDifference(content, { build, base, into: from })
-      return { bytes: await copier.call<number>({ kind: 'apply', pid, path, names: namesOf(base), from }) }
+    async placeDifference({ build, base, at }) {
+      const pages = await differenceOf(build, base)
+      linkPages(pages, at)
+      return {}
+    },
+    async applyMemory({ pid, path, base, build, size }) {
+      const from = await differenceOf(build, base)
+      return { bytes: await copier.call<number>({ kind: 'apply', pid, path, names: namesOf(base), size, from }) }
     },
     async store(request) {
       const underWay = stores.get(request.build)

@@ -35,7 +35,7 @@ export async function storeBuild(parts: StoreParts, request: Request): Promise<A
   }
   const { snapshot } = request
   const open = await disks.view(request.disk.name, request.disk.epoch)
-  const memoryBase = snapshot ? captures.noteOf(snapshot.capture).base : null
+  const memoryBase = snapshot ? baseOf(captures.noteOf(snapshot.capture)) : null
   const basedOn = await ancestors(content, [request.parent, open.disk.build, memoryBase] as (BuildId | null)[])
   await using writer = await content.write(basedOn ? { basedOn } : {})
   const disk = await storeDisk(writer, open)
@@ -62,8 +62,13 @@ export async function storeBuild(parts: StoreParts, request: Request): Promise<A
     basedOn ? { basedOn } : {},
   )
   await content.setReference(request.reference, made.id)
-  if (snapshot) captures.keep(snapshot.capture, made.id, memoryBase)
+  if (snapshot) captures.keep(snapshot.capture, made.id)
   return answerOf(made)
+}
+
+/** The build whose memory is that of the capture wherever nothing was captured. */
+function baseOf({ image, over }: ReturnType<Captures['noteOf']>): BuildId | null {
+  return over ?? image
 }
 
 /** One manifest that stands for all that the build may share chunks with. */

@@ -46,13 +46,17 @@ export async function keepBlockServer(options: {
   watch(current)
   return {
     ask: async (name, request, how) => {
-      const server = current
-      try {
-        return await server.ask(name, request, how)
-      } catch (error) {
-        how.signal.throwIfAborted()
-        if (!(error instanceof Fault) || error.code !== 'unavailable' || !error.message.endsWith('is gone')) throw error
-        return (await next(server)).ask(name, request, how)
+      let server = current
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await server.ask(name, request, how)
+        } catch (error) {
+          how.signal.throwIfAborted()
+          const isGone = error instanceof Fault && error.code === 'unavailable' && error.message.endsWith('is gone')
+          if (!isGone || attempt === mostAttempts) throw error
+          // One that is being killed may still be found, and be gone a moment later.
+          server = await next(server)
+        }
       }
     },
     [Symbol.asyncDispose]: async () => {
@@ -63,6 +67,7 @@ export async function keepBlockServer(options: {
 }
 
 const retryMs = 1000
+const mostAttempts = 5
 
 /** One that runs with another store behind it makes room for one that has this; what is open goes on. */
 async function startWith(options: Parameters<typeof keepBlockServer>[0]): Promise<BlockServer> {

@@ -15,6 +15,7 @@ import type { DriverFacts } from '../../model/node.ts'
 import { openSandboxes } from '../../sandboxes/engine.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
 import { bootFiles } from '../../vmm/boot/boot-files.ts'
+import { findMemoryLayers } from '../../vmm/qemu/memory-layers.ts'
 import { createQemu } from '../../vmm/qemu/qemu.ts'
 import type { Vmm } from '../../vmm/vmm.ts'
 import { keepBlockServer } from './block-server.ts'
@@ -108,6 +109,7 @@ function ownVmm({
     directory,
     kernel: env['TUTTI_KERNEL'],
     kernelRoots,
+    layers: findMemoryLayers(),
     emulate: env['TUTTI_EMULATE'] === '1',
   })
   return { vmm, directory, kernelRoots }

@@ -68,6 +68,7 @@ async function find(settings: FirecrackerSettings): Promise<VmmFacts> {
       saveDevices: false,
       networks: (await mayWrite('/dev/net/tun')) ? ['none', 'tap'] : ['none'],
       liveSnapshot: true,
+      layeredMemory: false,
     },
   }
 }
@@ -100,6 +101,6 @@ async function boots({ clock }: FirecrackerSettings, program: string, kernel: st
 }
 
 function unhealthy(reason: string, remedy: string): VmmFacts {
-  const can = { saveDevices: false, networks: [], liveSnapshot: false }
+  const can = { saveDevices: false, networks: [], liveSnapshot: false, layeredMemory: false }
   return { healthy: false, reason, remedy, version: '', arch, accelerator: 'kvm', compat: '', can }
 }

@@ -31,7 +31,16 @@ export function filesOf(directory: string) {
     log: join(directory, 'vmm.log'),
     devicesIn: join(directory, 'devices.in'),
     devicesOut: join(directory, 'devices.out'),
+    // What the preloaded library looks for; see native/memory-layers.c.
+    lazy: join(directory, 'memory.lazy'),
+    over: join(directory, 'memory.over'),
+    overRuns: join(directory, 'memory.over.runs'),
   }
+}
+
+/** What the preloaded library is told: the path that its files have in common. */
+export function layersOf(directory: string): string {
+  return join(directory, 'memory')
 }
 
 /** The file descriptor on which a QEMU that waits finds the device state. */

@@ -22,6 +22,8 @@ export interface QemuSettings {
   kernel?: string | undefined
   /** Where else to look for one; see src/vmm/boot/kernel.ts. */
   kernelRoots?: readonly string[]
+  /** The library that lays a machine's memory, where it was built; see native/memory-layers.c. */
+  layers?: string | undefined
   /** Never KVM, even where it works. */
   emulate?: boolean
 }
@@ -98,6 +100,7 @@ async function find(settings: QemuSettings): Promise<KnownFacts> {
         saveDevices: answers.commands.includes('xen-save-devices-state'),
         networks: await networksOf(answers),
         liveSnapshot: answers.commands.includes('xen-save-devices-state'),
+        layeredMemory: settings.layers !== undefined,
       },
     },
   }
@@ -151,7 +154,7 @@ function newest(machines: readonly string[], family: RegExp): string | undefined
 }
 
 function unhealthy(arch: Arch, reason: string, remedy: string): KnownFacts {
-  const can = { saveDevices: false, networks: [], liveSnapshot: false }
+  const can = { saveDevices: false, networks: [], liveSnapshot: false, layeredMemory: false }
   return {
     kind: undefined,
     facts: { healthy: false, reason, remedy, version: '', arch, accelerator: 'tcg', compat: '', can },

@@ -5,7 +5,7 @@ import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { MachineShape } from '../../model/sandbox.ts'
 import { ended, findByArgument, isAlive, killMarked, markOf, type ProcessMark } from '../process-mark.ts'
-import { devicesDescriptor, filesOf } from './command.ts'
+import { devicesDescriptor, filesOf, layersOf } from './command.ts'
 import { connectQmp, type Qmp } from './qmp.ts'
 
 /** What is written down of a machine for the next agent. */
@@ -35,8 +35,8 @@ export interface StartOptions {
   directory: string
   machine: MachineShape
   memory: string | null
-  /** A library to start it with. */
-  preload?: string | undefined
+  /** The library that lays a machine's memory; see native/memory-layers.c. */
+  layers?: string | undefined
   clock: Clock
   signal: AbortSignal
 }
@@ -58,7 +58,10 @@ export async function startProcess(options: StartOptions): Promise<QemuProcess> 
     detached: true,
     stdio: [...stdio],
     cwd: directory,
-    env: { PATH: process.env['PATH'], ...(options.preload === undefined ? {} : { LD_PRELOAD: options.preload }) },
+    env: {
+      PATH: process.env['PATH'],
+      ...(options.layers === undefined ? {} : { LD_PRELOAD: options.layers, TUTTI_MEMORY: layersOf(directory) }),
+    },
   })
   const exit = exitOf(child)
   const mark = child.pid === undefined ? undefined : markOf(child.pid)

@@ -1,10 +1,10 @@
-import { copyFile, stat } from 'node:fs/promises'
+import { copyFile, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
-import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
+import type { BootOptions, MemoryImage, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
 import { cmdlineOf, commandOf, filesOf } from './command.ts'
 import { createFacts, type QemuSettings } from './facts.ts'
@@ -24,11 +24,13 @@ export function createQemu(options: QemuOptions): Vmm {
 class Qemu implements Vmm {
   readonly name = 'qemu'
   readonly #clock: Clock
+  readonly #layers: string | undefined
   readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
 
   constructor(options: QemuOptions) {
     this.#clock = options.clock
+    this.#layers = options.layers
     this.#facts = createFacts(options)
   }
 
@@ -62,7 +64,10 @@ class Qemu implements Vmm {
 
   async warm({ directory, machine, memory, network, signal }: WarmOptions): Promise<WarmVm> {
     const kind = await this.#kindFor(machine)
-    if (memory) await checkMemory(memory.path, machine)
+    if (memory) {
+      await checkMemory(memory.path, machine)
+      await placeLayers(directory, memory)
+    }
     const command = commandOf({
       kind,
       shape: machine,
@@ -71,8 +76,7 @@ class Qemu implements Vmm {
       start: 'incoming',
     })
     const path = memory?.path ?? null
-    const preload = memory?.preload
-    const process = await this.#start({ command, directory, machine, memory: path, preload, network, signal })
+    const process = await this.#start({ command, directory, machine, memory: path, network, signal })
     const warm: WarmVm = {
       pid: process.mark.pid,
       directory,
@@ -85,7 +89,7 @@ class Qemu implements Vmm {
         await endProcess(directory, this.#clock)
       },
     }
-    this.#warm.set(warm, { process, machine, preload, namespace: namespaceOf(network) })
+    this.#warm.set(warm, { process, machine, isLayered: memory?.over !== undefined, namespace: namespaceOf(network) })
     return warm
   }
 
@@ -96,7 +100,11 @@ class Qemu implements Vmm {
     return whole(process, async () => {
       const { qmp, directory } = process
       await copyFile(devices, filesOf(directory).devicesIn)
-      if (warm.memory === undefined) await giveMemory(process, memory.path, machine, signal)
+      if (warm.memory === undefined) {
+        await placeLayers(directory, memory)
+        await giveMemory(process, memory.path, machine, signal)
+      }
+      if (memory.over !== undefined) await checkLayers(process, this.#layers)
       // Its memory is there from now on, and filling it is the longest part of waking a paused machine.
       await allDone([
         attachDisk(qmp, disk.socket, { signal }).then(() => attachNetwork(qmp, network, { signal })),
@@ -126,7 +134,7 @@ class Qemu implements Vmm {
       const fits =
         sameShape(given.machine, machine) &&
         (warm.memory === undefined || warm.memory === memory.path) &&
-        given.preload === memory.preload &&
+        (warm.memory === undefined || given.isLayered === (memory.over !== undefined)) &&
         given.namespace === namespaceOf(network)
       if (fits) return { ...given, warm }
       await warm[Symbol.asyncDispose]()
@@ -152,14 +160,15 @@ class Qemu implements Vmm {
   #start(options: Omit<Parameters<typeof startProcess>[0], 'clock'> & { network?: NetworkBackend | undefined }) {
     const namespace = namespaceOf(options.network)
     const wrapper = namespace === undefined ? undefined : ['ip', 'netns', 'exec', namespace]
-    return startProcess({ ...options, wrapper, clock: this.#clock })
+    return startProcess({ ...options, wrapper, layers: this.#layers, clock: this.#clock })
   }
 }
 
 interface Waiting {
   process: QemuProcess
   machine: MachineShape
-  preload: string | undefined
+  /** It was started on memory with pages over it. */
+  isLayered: boolean
   namespace: string | undefined
 }
 
@@ -169,6 +178,25 @@ function namespaceOf(network: NetworkBackend | undefined): string | undefined {
 
 function sameShape(a: MachineShape, b: MachineShape): boolean {
   return a.arch === b.arch && a.cpus === b.cpus && a.memoryMiB === b.memoryMiB
+}
+
+/** Puts in place what the preloaded library looks for when QEMU makes its memory. */
+async function placeLayers(directory: string, { isLazy = false, over }: MemoryImage): Promise<void> {
+  const files = filesOf(directory)
+  if (isLazy) await writeFile(files.lazy, '')
+  if (over === undefined) return
+  await rename(over, files.over)
+  await rename(`${over}.runs`, files.overRuns)
+}
+
+/** A QEMU that was linked to take no library would start on memory without what its machine had changed. */
+async function checkLayers({ mark }: QemuProcess, library: string | undefined): Promise<void> {
+  const maps = library === undefined ? '' : await readFile(`/proc/${mark.pid}/maps`, 'utf8')
+  if (library !== undefined && maps.includes(library)) return
+  throw new Fault(
+    'unavailable',
+    `QEMU does not take the library ${library ?? ''} that lays its memory; remove the library, and memory is copied instead`,
+  )
 }
 
 /** QEMU itself would map a file of another size, and the guest would find holes in its memory. */
