@@ -1,28 +1,16 @@
-import { readFileSync } from 'node:fs'
-import { mkdir, readdir } from 'node:fs/promises'
-import { availableParallelism, freemem } from 'node:os'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { SandboxOffer, SandboxParts } from '../../agent/sandboxes/offer.ts'
-import { storeName } from '../../blocks/objects/name.ts'
-import { openObjects } from '../../blocks/objects/open.ts'
-import { connectGuest } from '../../guest/channel/connect.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import type { Random } from '../../kit/random.ts'
 import type { Wakeup } from '../../kit/wakeup.ts'
 import { Fault } from '../../model/fault.ts'
 import type { DriverFacts } from '../../model/node.ts'
-import { openSandboxes } from '../../sandboxes/engine.ts'
-import type { Parts } from '../../sandboxes/parts.ts'
-import { bootFiles } from '../../vmm/boot/boot-files.ts'
 import { findMemoryLayers } from '../../vmm/qemu/memory-layers.ts'
 import { createQemu } from '../../vmm/qemu/qemu.ts'
 import type { Vmm } from '../../vmm/vmm.ts'
-import { keepBlockServer } from './block-server.ts'
-import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
-import { openNetwork } from './network.ts'
-import { templateBuilder } from './template-builder.ts'
 
 export interface OfferOptions {
   /** The agent's own. */
@@ -132,6 +120,10 @@ async function sandboxFacts(vmm: Vmm, { env, random }: Pick<OfferOptions, 'env' 
     return { healthy: false, reason: `there is no guest agent for ${arch}`, remedy: guestAgentRemedy, attributes: {} }
   const upstream = env['TUTTI_STORE'] || undefined
   if (upstream === undefined) return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat } }
+  const [{ openObjects }, { storeName }] = await Promise.all([
+    import('../../blocks/objects/open.ts'),
+    import('../../blocks/objects/name.ts'),
+  ])
   try {
     await openObjects(upstream, { random })
   } catch (error) {
@@ -144,82 +136,8 @@ async function sandboxFacts(vmm: Vmm, { env, random }: Pick<OfferOptions, 'env' 
   return { healthy: true, version, attributes: { vmm: vmm.name, accelerator, compat, store } }
 }
 
-async function openParts(
-  options: OfferOptions & { vmm: Vmm; kernelRoots: string[]; signal: AbortSignal },
-  own: AsyncDisposableStack,
-): Promise<SandboxParts> {
-  const { directory, vmm, clock, random, log, env, signal } = options
-  const { healthy, reason, remedy, arch } = await vmm.facts()
-  if (!healthy) throw new Fault('unavailable', `this node cannot run sandboxes: ${reason}; ${remedy}`)
-  const init = await findGuestAgent(arch, env)
-  if (init === undefined)
-    throw new Fault(
-      'unavailable',
-      `this node cannot run sandboxes: there is no guest agent for ${arch}; ${guestAgentRemedy}`,
-    )
-  await mkdir(directory, { recursive: true, mode: 0o700 })
-  const boot = await bootFiles({
-    arch,
-    path: env['TUTTI_KERNEL'],
-    roots: options.kernelRoots,
-    init,
-    directory: join(directory, 'boot'),
-  })
-  const blocks = own.use(
-    await keepBlockServer({
-      ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
-    }),
-  )
-  void collectBuilds(blocks, { clock, log, signal })
-  const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
-  const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
-    connectGuest({
-      socket: channel,
-      token: token === '' ? undefined : token,
-      random,
-      clock,
-      signal,
-      ...(opening === undefined ? {} : { opening }),
-    })
-  const common = { blocks, vmm, network, clock, random, log }
-  const sandboxes = own.use(
-    await openSandboxes({
-      ...common,
-      connect,
-      boot,
-      directory,
-      starts: availableParallelism(),
-      ahead: aheadOf(env),
-      freeMemory,
-    }),
-  )
-  const imagesDirectory = join(directory, 'images')
-  const builder = templateBuilder({
-    ...common,
-    connect,
-    boot,
-    directory,
-    imagesDirectory,
-    arch,
-    authFile: env['REGISTRY_AUTH_FILE'],
-  })
-  return { sandboxes, builder }
-}
-
-/** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */
-function aheadOf(env: OfferOptions['env']): Parts['ahead'] {
-  const text = env['TUTTI_AHEAD'] ?? '8,2'
-  const match = /^(\d{1,3}),(\d{1,3})$/.exec(text)
-  if (match) return { running: Number(match[1]), waiting: Number(match[2]) }
-  throw new Fault('invalid', `TUTTI_AHEAD is two whole numbers such as 8,2, not "${text}"`)
-}
-
-/** What the kernel says can be had without swapping; `os.freemem` counts less. */
-function freeMemory(): number {
-  try {
-    const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))
-    return match ? Number(match[1]) * 1024 : freemem()
-  } catch {
-    return freemem()
-  }
+/** Their code is loaded now: the bigger an agent, the longer it takes to start a program, and many run no sandbox ever. */
+async function openParts(...options: Parameters<typeof import('./open-parts.ts').openParts>): Promise<SandboxParts> {
+  const opening = await import('./open-parts.ts')
+  return opening.openParts(...options)
 }
