@@ -46,6 +46,8 @@ export const Defaults = z.strictObject({
   env: z.record(z.string().max(255), z.string().max(32_768)),
   user: z.string().max(64),
   cwd: z.string().max(4096),
+  /** A command line that succeeds in a machine that is ready, and may be run at any time. */
+  ready: z.string().max(65_536).optional(),
 })
 export type Defaults = z.infer<typeof Defaults>
 

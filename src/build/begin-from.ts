@@ -43,7 +43,9 @@ export async function beginFrom(scope: BuildScope): Promise<Base> {
 async function beginFromTemplate({ from, parts, signal }: BuildScope, name: string): Promise<Base> {
   if (from === undefined) throw new Fault('not_found', `there is no template "${name}" to begin from`)
   const { manifest: layer } = await parts.blocks.ask('manifest', { build: from }, { signal })
-  return { key: buildKey(from), layer, defaults: layer.defaults, entrypoint: [], command: [] }
+  // What made the other one ready is not what makes this one ready.
+  const { ready: _, ...defaults } = layer.defaults
+  return { key: buildKey(from), layer, defaults, entrypoint: [], command: [] }
 }
 
 async function obtainImage({ parts, noCache, credentials, report, signal }: BuildScope, name: string) {

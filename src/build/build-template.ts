@@ -49,7 +49,8 @@ export async function buildTemplate(options: BuildTemplateOptions): Promise<Mani
     const scope = { ...options, machine, directory, tree: context.tree, report }
     const base = await beginFrom(scope)
     const { layer, defaults } = await takeSteps({ ...scope, base })
-    return await saveTemplate({ ...scope, base, layer, defaults })
+    const ready = recipe.ready && { ready: recipe.ready.command }
+    return await saveTemplate({ ...scope, base, layer, defaults: { ...defaults, ...ready } })
   } catch (error) {
     signal.throwIfAborted()
     const fault = Fault.from(error)

@@ -1,4 +1,5 @@
 import type { Manifest } from '../blocks/manifest.ts'
+import { deadline } from '../kit/clock.ts'
 import type { Gate } from '../kit/gate.ts'
 import { encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
@@ -188,23 +189,33 @@ function shapeKey({ arch, cpus, memoryMiB }: MachineShape): string {
 
 /**
  * An emulated CPU translates what it runs for the first time, and every CPU finds it faster the second time. So the way of
- * becoming somebody and of running a command has been gone before anybody waits for it.
+ * becoming somebody, of running a command, and of what the template is for has been gone before anybody waits for it.
  */
 async function warmUp(parts: Parts, live: Live, who: IdentifyOptions): Promise<void> {
+  const { ready } = live.manifest.defaults
   for (let round = 0; round < warmRounds; round++) {
     await identify(parts, live, who)
-    await runShell(live, who.signal)
+    await runShell(parts, live, 'echo; /bin/true', who.signal)
+    if (ready !== undefined && round < readyRounds) await runShell(parts, live, ready, who.signal)
   }
 }
 
 const warmRounds = 3
+/** Translated code is linked to other such code when it is run again. */
+const readyRounds = 2
+const shellMs = 10_000
 
-async function runShell(live: Live, signal: AbortSignal): Promise<void> {
-  const command = ['/bin/sh', '-c', 'echo; /bin/true']
-  const execution = await live.channel.exec({ command, env: {} }, { signal }).catch(() => undefined)
-  if (!execution) return
-  execution.stdin.end()
-  execution.stdout.resume()
-  execution.stderr?.resume()
-  await execution.exited
+/** Whatever comes of it: whoever is given the machine learns what is wrong with it better than anybody here. */
+async function runShell(parts: Parts, live: Live, line: string, signal: AbortSignal): Promise<void> {
+  using limit = deadline(parts.clock, shellMs, signal)
+  const { env } = live.manifest.defaults
+  try {
+    const execution = await live.channel.exec({ command: ['/bin/sh', '-c', line], env }, { signal: limit.signal })
+    execution.stdin.end()
+    execution.stdout.resume()
+    execution.stderr?.resume()
+    await execution.exited
+  } catch {
+    signal.throwIfAborted()
+  }
 }
