@@ -22,6 +22,9 @@
 
 struct defaults defaults;
 
+/* As they were set last. A machine that goes on keeps what its user made of them since. */
+static struct { char hostname[256], machine_id[64]; } names;
+
 struct identity {
   uint32_t stream;
   char generation[128], hostname[256], machine_id[64];
@@ -31,7 +34,10 @@ struct identity {
 static bool set_defaults(struct bytes fields, char *problem, size_t size);
 static bool seed(struct bytes entropy, char *problem, size_t size);
 static void step_clock(uint64_t ms);
+static void prepare_state(void);
+static bool has_names(const struct identity *id);
 static int set_names(const struct identity *id, char *problem, size_t size);
+static bool set_generation(const struct identity *id, char *problem, size_t size);
 static void new_boot_id(void);
 static int set_network(struct bytes fields, char *problem, size_t size);
 static bool has_programs(const struct identity *id);
@@ -64,8 +70,10 @@ void identify(struct stream *s, struct bytes fields) {
     code = E_UNAVAILABLE;
     if (!seed(entropy, problem, sizeof problem)) goto failed;
     step_clock(field_number(fields, F_TIME, 0));
-    if (set_names(id, problem, sizeof problem) != 0) goto failed;
-    new_boot_id();
+    prepare_state();
+    if ((id->fresh || !has_names(id)) && set_names(id, problem, sizeof problem) != 0) goto failed;
+    if (!set_generation(id, problem, sizeof problem)) goto failed;
+    if (id->fresh) new_boot_id();
     if (set_network(fields, problem, sizeof problem) != 0) goto failed;
     if (has_programs(id)) {
       if (worker_start((struct work){run_programs, programs_done, id})) return;
@@ -141,43 +149,68 @@ static bool overwrite(const char *path, const void *bytes, size_t length) {
   return good;
 }
 
+static bool any_laid_over;
+
 /* A disk that is full or read-only must not keep a guest from waking up: the file is then laid over the old one. */
 static int put_file(const char *path, const void *bytes, size_t length, mode_t mode) {
   char over[PATH_MAX];
-  umount2(path, MNT_DETACH);
+  if (any_laid_over) umount2(path, MNT_DETACH);
   if (overwrite(path, bytes, length)) return 0;
   int error = write_whole(path, bytes, length, mode);
   if (!error) return 0;
   snprintf(over, sizeof over, STATE "/%s", strrchr(path, '/') + 1);
   if (write_whole(over, bytes, length, mode) != 0 || mount(over, path, NULL, MS_BIND, NULL) != 0) return error;
+  any_laid_over = true;
   return 0;
 }
 
-/* /etc/hosts keeps what the image has; our line is told by its comment. */
+static size_t read_hosts(char *text, size_t size) {
+  size_t length = 0;
+  int fd = open("/etc/hosts", O_RDONLY | O_CLOEXEC);
+  for (ssize_t got; fd >= 0 && length < size && (got = read(fd, text + length, size - length)) > 0;) length += (size_t)got;
+  if (fd >= 0) close(fd);
+  return length;
+}
+
+/* /etc/hosts keeps what the image has; our line is told by its comment. One too long to be read is left as it is. */
 static void name_in_hosts(const char *hostname) {
   static const char mark[] = "# by tutti";
+  static char old[256 * 1024];
   struct out text = {0};
-  char line[1024];
-  FILE *f = fopen("/etc/hosts", "re");
-  bool any = false;
-  while (f && fgets(line, sizeof line, f)) {
-    if (strstr(line, mark)) continue;
-    out_bytes(&text, line, strlen(line));
-    any = true;
+  char line[400];
+  size_t length = read_hosts(old, sizeof old);
+  if (length == sizeof old) return;
+  for (size_t at = 0; at < length;) {
+    char *end = memchr(old + at, '\n', length - at);
+    size_t count = end ? (size_t)(end - (old + at)) + 1 : length - at;
+    if (!memmem(old + at, count, mark, sizeof mark - 1)) {
+      out_bytes(&text, old + at, count);
+      if (!end) out_bytes(&text, "\n", 1);
+    }
+    at += count;
   }
-  if (f) fclose(f);
-  if (!any) out_bytes(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost\n", 34);
-  int length = snprintf(line, sizeof line, "127.0.1.1\t%.255s\t%s\n", hostname, mark);
-  out_bytes(&text, line, (size_t)length);
+  if (text.length == 0) out_bytes(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost\n", 34);
+  int count = snprintf(line, sizeof line, "127.0.1.1\t%.255s\t%s\n", hostname, mark);
+  out_bytes(&text, line, (size_t)count);
   put_file("/etc/hosts", text.at, text.length, 0644);
   out_free(&text);
 }
 
-static int set_names(const struct identity *id, char *problem, size_t size) {
-  char line[300];
+static void prepare_state(void) {
+  static bool done;
+  if (done) return;
   mkdir("/etc", 0755);
   mkdir("/run", 0755);
   mkdir(STATE, 0755);
+  done = true;
+}
+
+static bool has_names(const struct identity *id) {
+  return strcmp(names.hostname, id->hostname) == 0 && strcmp(names.machine_id, id->machine_id) == 0;
+}
+
+static int set_names(const struct identity *id, char *problem, size_t size) {
+  char line[300];
   if (sethostname(id->hostname, strlen(id->hostname)) != 0) {
     snprintf(problem, size, "cannot set the guest's hostname to \"%s\": %s", id->hostname, strerror(errno));
     return -1;
@@ -187,12 +220,23 @@ static int set_names(const struct identity *id, char *problem, size_t size) {
   name_in_hosts(id->hostname);
   length = snprintf(line, sizeof line, "%s\n", id->machine_id);
   int error = put_file("/etc/machine-id", line, (size_t)length, 0444);
-  if (!error) {
-    length = snprintf(line, sizeof line, "%s\n", id->generation);
-    error = write_whole(STATE "/generation", line, (size_t)length, 0644);
+  if (error) {
+    snprintf(problem, size, "cannot write the guest's machine id: %s", strerror(error));
+    return error;
   }
-  if (error) snprintf(problem, size, "cannot write the guest's identity: %s", strerror(error));
-  return error;
+  snprintf(names.hostname, sizeof names.hostname, "%s", id->hostname);
+  snprintf(names.machine_id, sizeof names.machine_id, "%s", id->machine_id);
+  return 0;
+}
+
+static bool set_generation(const struct identity *id, char *problem, size_t size) {
+  static const char path[] = STATE "/generation";
+  char line[160];
+  int length = snprintf(line, sizeof line, "%s\n", id->generation);
+  if (overwrite(path, line, (size_t)length)) return true;
+  int error = write_whole(path, line, (size_t)length, 0644);
+  if (error) snprintf(problem, size, "cannot write the guest's generation: %s", strerror(error));
+  return !error;
 }
 
 static void new_boot_id(void) {
@@ -204,8 +248,10 @@ static void new_boot_id(void) {
   b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
   snprintf(text, sizeof text, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x\n", b[0], b[1], b[2], b[3], b[4],
            b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+  static bool laid_over;
+  if (laid_over && overwrite(source, text, strlen(text))) return;
   umount2(target, MNT_DETACH);
-  if (write_whole(source, text, strlen(text), 0444) == 0) mount(source, target, NULL, MS_BIND, NULL);
+  laid_over = write_whole(source, text, strlen(text), 0444) == 0 && mount(source, target, NULL, MS_BIND, NULL) == 0;
 }
 
 /* As it was set last. A template is saved with the network that its clones will be given, who then need not set it. */

@@ -84,6 +84,9 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   report('save', 'saving the template')
   await setUsualNetwork(options, guest)
   await channel.freeze({ sync: true, signal })
+  // The disk has everything now. A clone of a file system that stands still would have to let it go on, by writing to it.
+  await channel.thaw({ signal })
+  await channel.freeze({ sync: false, signal })
   const { agentVersion, nextToken: token } = channel
   await channel.quiesce({ signal })
   await vm.stop()
