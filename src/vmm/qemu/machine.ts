@@ -1,12 +1,14 @@
-import { copyFile, rename, rm } from 'node:fs/promises'
+import { chown, copyFile, rename, rm } from 'node:fs/promises'
+import { basename } from 'node:path'
 import { Fault } from '../../model/fault.ts'
 import type { Vm } from '../vmm.ts'
 import { filesOf } from './command.ts'
+import { emptyFileFor } from './hand-over.ts'
 import { explained, type QemuProcess } from './process.ts'
 
 /** The grip on one machine. */
 export function qemuMachine(process: QemuProcess): Vm {
-  const { qmp, mark, directory } = process
+  const { qmp, mark, directory, uid } = process
   const files = filesOf(directory)
   return {
     pid: mark.pid,
@@ -22,7 +24,10 @@ export function qemuMachine(process: QemuProcess): Vm {
     },
     saveDevices: async (file) => {
       // `live` leaves the disk with the machine, which may go on.
-      await qmp.execute('xen-save-devices-state', { filename: files.devicesOut, live: true })
+      if (uid !== undefined) emptyFileFor(files.devicesOut, uid)
+      const filename = uid === undefined ? files.devicesOut : basename(files.devicesOut)
+      await qmp.execute('xen-save-devices-state', { filename, live: true })
+      if (uid !== undefined) await chown(files.devicesOut, 0, 0)
       await move(files.devicesOut, file)
     },
     kill: () => process.kill(),
