@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto'
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { type Cgroups, findCgroups } from '../../kit/cgroups.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
@@ -17,8 +18,8 @@ export interface Isolation {
   readonly network: number | undefined
   /** A user that nothing else runs as, with a group of that size to be entered. */
   claim(shape: MachineShape, overheadBytes: number): number
-  /** Puts a process into its user's group. */
-  enter(uid: number, pid: number): void
+  /** Puts a process into its user's group. The kernel takes some ms for it, in which the process may go on. */
+  enter(uid: number, pid: number): Promise<void>
   /** Whether the kernel ended something of that user because its group had no memory left. */
   ranOutOfMemory(uid: number): boolean
   /** When its processes are gone. Idempotent. */
@@ -76,8 +77,8 @@ class Users implements Isolation {
     return uid
   }
 
-  enter(uid: number, pid: number): void {
-    for (const door of this.#groups.doors(nameOf(uid))) writeFileSync(door, String(pid))
+  async enter(uid: number, pid: number): Promise<void> {
+    await Promise.all(this.#groups.doors(nameOf(uid)).map((door) => writeFile(door, String(pid))))
   }
 
   ranOutOfMemory(uid: number): boolean {

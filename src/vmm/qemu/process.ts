@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile, rm, writeFile } from 'node:fs/promises'
 import { z } from 'zod'
+import { allDone } from '../../kit/all-done.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { MachineShape } from '../../model/sandbox.ts'
@@ -79,17 +80,23 @@ export async function startProcess(options: StartOptions): Promise<QemuProcess> 
     mark = child.pid === undefined ? undefined : markOf(child.pid)
     if (mark === undefined) throw new Fault('unavailable', 'QEMU cannot be started', { cause: await exit })
     child.unref()
-    if (uid !== undefined) isolation?.enter(uid, mark.pid)
     const note: VmNote = { ...mark, machine, memory, ...(uid === undefined ? {} : { uid }) }
-    await writeFile(files.note, JSON.stringify(note))
     const gone = () => (mark && isAlive(mark) ? undefined : 'QEMU ended while it started')
-    const qmp = await connectQmp({ path: files.monitor, clock, signal, gone })
+    const [qmp] = await allDone([
+      connectQmp({ path: files.monitor, clock, signal, gone }),
+      uid === undefined ? undefined : isolation?.enter(uid, mark.pid),
+      writeFile(files.note, JSON.stringify(note)),
+    ])
     return qemuProcess({ mark, directory, qmp, clock, exit, uid, isolation })
   } catch (error) {
+    const endedItself = mark !== undefined && !isAlive(mark) && !signal.aborted
     if (mark) killMarked(mark)
-    await exit
+    const how = await exit
     if (uid !== undefined) await isolation?.release(uid)
-    throw await explained(error, directory)
+    throw await explained(
+      endedItself ? new Fault('unavailable', `${how} while it started`, { cause: error }) : error,
+      directory,
+    )
   }
 }
 

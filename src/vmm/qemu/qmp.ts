@@ -47,7 +47,8 @@ export async function connectQmp(options: ConnectOptions): Promise<Qmp> {
       return qmp
     } catch (error) {
       qmp[Symbol.dispose]()
-      if (options.signal.aborted || !patience.signal.aborted) throw error
+      const isOver = options.signal.aborted || options.gone?.() !== undefined
+      if (isOver || (error instanceof Fault && error.code === 'invalid')) throw error
     }
   }
 }
