@@ -30,6 +30,7 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
   const begun = clock.monotonic()
   let stoppedMs = 0
   try {
+    const { can } = await parts.vmm.facts()
     const token = await rest(live, signal)
     await live.vm.stop()
     const [{ epoch }] = await allDone([
@@ -37,7 +38,10 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
       live.vm.saveDevices(devices),
       blocks.ask(
         'captureMemory',
-        { capture: build, pid: live.vm.pid, path: live.memory.path, build: live.mapped, size: live.memory.size },
+        {
+          ...{ capture: build, pid: live.vm.pid, path: live.memory.path, build: live.mapped, size: live.memory.size },
+          isInDevices: can.savesMemory && live.mapped !== null,
+        },
         { signal },
       ),
     ])

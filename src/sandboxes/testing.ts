@@ -260,7 +260,7 @@ function fakeVmm(machine: FakeMachine, step: Step): Vmm {
       arch: 'amd64',
       accelerator: 'tcg',
       compat: 'fake',
-      can: { saveDevices: true, networks: ['none'], liveSnapshot: true },
+      can: { saveDevices: true, savesMemory: false, networks: ['none'], liveSnapshot: true },
     }),
     boot: ({ directory }) => step('boot', () => gripOn(begin(directory, ''), step)),
     warm: ({ directory }) =>

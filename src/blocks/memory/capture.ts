@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, openSync, readdirSync, readSync, writeSync } from 'node:fs'
 import { Fault } from '../../model/fault.ts'
+import { findDifferent } from './compare.ts'
 import { loadLibc } from './libc.ts'
 import { addressOf, findMappings, findPages, identify, type Mapping, pageBytes, type Run } from './mapping.ts'
 import { writePages } from './pages-file.ts'
@@ -15,6 +16,8 @@ export interface CaptureRequest {
   isPrivate: boolean
   /** File for the pages; what they are lies beside it. */
   into: string
+  /** Finds its own pages by comparing them with the file's even where the kernel would tell. */
+  compares?: boolean
 }
 
 /** Pages are copied so many bytes at a time: little enough to stay in the processor's cache between its two halves. */
@@ -24,7 +27,7 @@ const stepBytes = 1024 * 1024
 export function capture(request: CaptureRequest): number {
   const libc = loadLibc()
   const mappings = findMappings(request.pid, request.path, request.names)
-  const runs = request.isPrivate ? findPages(request.pid, mappings, 'private') : undefined
+  const runs = request.isPrivate ? ownPages(request, mappings) : undefined
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, mappings)
   try {
     const wanted = runs ?? dataRuns(source, request.size)
@@ -45,6 +48,18 @@ export function capture(request: CaptureRequest): number {
   } finally {
     closeSync(source)
   }
+}
+
+/** Told by the kernel, unless it was built without that or keeps it to itself. */
+function ownPages({ pid, path, size, compares = false }: CaptureRequest, mappings: readonly Mapping[]): Run[] {
+  if (!compares) {
+    try {
+      return findPages(pid, mappings, 'private')
+    } catch (error) {
+      if (!['EACCES', 'EPERM', 'ENOENT'].includes((error as { code?: string }).code ?? '')) throw error
+    }
+  }
+  return findDifferent(mappings, size, openMemoryOf(pid), openFileOf(pid, path, mappings))
 }
 
 /** Chunks that the process has touched, in their order in memory. */

@@ -61,6 +61,8 @@ export const requests = {
     path: Path,
     build: BuildId.nullable(),
     size: z.int(),
+    /** The device state has all of the memory inside, so that none of it is to be copied. */
+    isInDevices: z.boolean().optional(),
   }),
   /** Puts a build's memory where it differs from `base` into the private mapping of the process `pid`, before it is restored. */
   applyMemory: z.strictObject({ pid: z.int().positive(), path: Path, base: BuildId, build: BuildId }),
@@ -180,7 +182,7 @@ export const answers = {
     /** How memory is held and captured here; found out when the server started. */
     method: z.strictObject({
       memory: z.enum(['memfd', 'file']),
-      capture: z.enum(['pagemap', 'none']),
+      capture: z.enum(['pagemap', 'compare', 'none']),
       lazy: z.enum(['fuse', 'none']),
     }),
     pid: z.int(),

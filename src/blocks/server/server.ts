@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
@@ -7,6 +7,7 @@ import { type Log, silentLog } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { memoryChunkBytes } from '../manifest.ts'
+import { writePages } from '../memory/pages-file.ts'
 import type { LocalContentStore } from '../open.ts'
 import { Bases } from './bases.ts'
 import { startWorker } from './call-worker.ts'
@@ -19,6 +20,7 @@ import { buildOfKey, LazyMemories } from './lazy-memories.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
 import { preloadLibrary } from './preload.ts'
+import type { AnswerOf } from './protocol.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
 import type { Uploads } from './uploads.ts'
@@ -172,12 +174,16 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
       return {}
     },
-    async captureMemory({ capture, pid, path, build, size }) {
+    async captureMemory({ capture, pid, path, build, size, isInDevices = false }) {
       const names = build === null ? undefined : namesOf(build)
       captures.note(capture, { base: build, size })
       const into = captures.path(capture)
       const isPrivate = build !== null
       try {
+        if (isInDevices) {
+          writePages(into, [], () => {})
+          return { bytes: 0 }
+        }
         return { bytes: await copier.call<number>({ kind: 'capture', pid, path, names, size, isPrivate, into }) }
       } catch (error) {
         captures.drop(capture)
@@ -255,7 +261,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         uploads: options.uploads?.list() ?? [],
         method: {
           memory: memoryMethod(),
-          capture: process.platform === 'linux' ? 'pagemap' : 'none',
+          capture: captureMethod(),
           lazy: lazy.isPossible ? 'fuse' : 'none',
         },
         pid: process.pid,
@@ -268,6 +274,11 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   }
   opened.use(await serveRequests({ socket, handlers, log }))
   return opened.move()
+}
+
+function captureMethod(): AnswerOf<'list'>['method']['capture'] {
+  if (process.platform !== 'linux') return 'none'
+  return existsSync('/proc/self/pagemap') ? 'pagemap' : 'compare'
 }
 
 /** Differs after every start of the machine, where the system says so. */

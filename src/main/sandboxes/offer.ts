@@ -109,6 +109,7 @@ function ownVmm({
     kernel: env['TUTTI_KERNEL'],
     kernelRoots,
     emulate: env['TUTTI_EMULATE'] === '1',
+    saving: env['TUTTI_SAVE_WHOLE'] === '1' ? 'whole' : 'devices',
   })
   return { vmm, directory, kernelRoots }
 }

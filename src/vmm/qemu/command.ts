@@ -58,6 +58,7 @@ export function filesOf(directory: string) {
     log: join(directory, 'vmm.log'),
     devicesIn: join(directory, 'devices.in'),
     devicesOut: join(directory, 'devices.out'),
+    migration: join(directory, 'out.sock'),
   }
 }
 

@@ -65,7 +65,7 @@ class Qemu implements Vmm {
     return whole(process, async () => {
       await this.#attach(process, options)
       await process.qmp.execute('cont', {}, { signal })
-      return qemuMachine(process)
+      return this.#machine(process)
     })
   }
 
@@ -109,7 +109,7 @@ class Qemu implements Vmm {
       // Its memory is there from now on, and filling it is the longest part of waking a paused machine.
       await allDone([this.#attach(process, options), options.beforeLoad?.(process.mark.pid)])
       await loadDevices(process, { signal })
-      return qemuMachine(process)
+      return this.#machine(process)
     })
   }
 
@@ -118,7 +118,7 @@ class Qemu implements Vmm {
     const process = await adoptProcess(directory, {
       ...{ clock: this.#clock, signal: limit.signal, isolation: this.#isolated() },
     })
-    return process && qemuMachine(process)
+    return process && this.#machine(process)
   }
 
   async remove(directory: string): Promise<void> {
@@ -144,6 +144,11 @@ class Qemu implements Vmm {
     if (!waiting) throw new Error('a process that was just started is not known')
     this.#warm.delete(fresh)
     return { ...waiting, warm: fresh }
+  }
+
+  async #machine(process: QemuProcess): Promise<Vm> {
+    const { facts } = await this.#facts()
+    return qemuMachine(process, { saving: facts.can.savesMemory ? 'whole' : 'devices' })
   }
 
   async #kindFor(machine: MachineShape) {
