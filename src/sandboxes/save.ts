@@ -30,6 +30,7 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
   const begun = clock.monotonic()
   let stoppedMs = 0
   try {
+    const { can } = await parts.vmm.facts()
     const token = await rest(live, signal)
     await live.vm.stop()
     const [{ epoch }] = await allDone([
@@ -40,6 +41,7 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
         {
           ...{ capture: build, pid: live.vm.pid, path: live.memory.path, size: live.memory.size },
           ...{ build: live.mapped, over: live.mapped === live.manifest.id ? null : live.manifest.id },
+          isInDevices: can.savesMemory && live.mapped !== null,
         },
         { signal },
       ),

@@ -32,8 +32,10 @@ export interface VmmFacts {
   /** Must be equal between the one that saved a snapshot and the one that loads it. */
   compat: string
   can: {
-    /** Device state without memory, which a snapshot of a private clone needs; otherwise memory is compared. */
+    /** Device state without memory, also of a clone. */
     saveDevices: boolean
+    /** The device state of a clone has all of its memory inside: none of it need be kept or put in place beside that. */
+    savesMemory: boolean
     /** Networks that it can be given. */
     networks: readonly NetworkBackend['kind'][]
     /** A snapshot taken while the machine lives on. */

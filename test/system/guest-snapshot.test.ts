@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { copyFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -45,10 +45,15 @@ describe('a machine saved while its agent is talking', { skip }, () => {
   })
 
   const serve = async (file: string) => {
-    const socket = `${file}.sock`
+    const directory = `${file}.d`
+    await mkdir(directory, { recursive: true })
+    await chmod(directory, 0o711)
+    const socket = join(directory, 's')
+    await rm(socket, { force: true })
     const args = ['--socket', socket, '--format', 'raw', '--discard', 'unmap', '--persistent', file]
     servers.push(spawn('qemu-nbd', args, { stdio: 'ignore' }))
     while (!existsSync(socket)) await sleep(5)
+    await chmod(socket, 0o666)
     return { socket }
   }
   const connect = (vm: Vm, token?: string) =>
@@ -68,6 +73,7 @@ describe('a machine saved while its agent is talking', { skip }, () => {
     const kept = join(machines.directory, `${name}.img`)
     await copyFile(disk, kept)
     await vm.kill()
+    machines.seal(memory)
     let number = 0
     return async () => {
       const own = join(machines.directory, `${name}-${number++}.img`)

@@ -221,6 +221,31 @@ test(`what cannot be is said in a sentence, and nothing half-made is listed${why
   )
 })
 
+test(`where QEMU cannot leave memory out of what it saves, pauses and forks are whole all the same${why}`, {
+  skip,
+}, async () => {
+  await world.cluster.kill(world.agent, 'SIGTERM')
+  world.agent = await world.cluster.startAgent('n1', { env: { TUTTI_EMULATE: '1', TUTTI_SAVE_WHOLE: '1' } })
+  await using sandbox = await world.create()
+  for (const word of ['one', 'two']) {
+    await out(sandbox, `echo ${word} | tee /root/file > /dev/shm/file`)
+    await sandbox.pause()
+    await sandbox.resume()
+    assert.equal(await out(sandbox, 'cat /root/file /dev/shm/file'), `${word}\n${word}`)
+  }
+  const [fork] = await sandbox.fork(1)
+  assert.equal(await out(fork as Sandbox, 'cat /root/file /dev/shm/file'), 'two\ntwo')
+  await out(sandbox, 'echo three > /dev/shm/file')
+  assert.equal(await out(fork as Sandbox, 'cat /dev/shm/file'), 'two')
+  await (fork as Sandbox).kill()
+  // What was saved so goes on where memory can be left out.
+  await sandbox.pause()
+  await world.cluster.kill(world.agent, 'SIGTERM')
+  world.agent = await world.cluster.startAgent('n1', { env: { TUTTI_EMULATE: '1' } })
+  await sandbox.resume()
+  assert.equal(await out(sandbox, 'cat /root/file /dev/shm/file'), 'two\nthree')
+})
+
 test(`after many are created and killed, no process, namespace, socket or file of them is left${why}`, {
   skip,
 }, async () => {

@@ -1,7 +1,8 @@
 import { closeSync, fstatSync, openSync, readdirSync, readSync, writeSync } from 'node:fs'
 import { Fault } from '../../model/fault.ts'
+import { findDifferent } from './compare.ts'
 import { loadLibc } from './libc.ts'
-import { addressOf, findMappings, findPages, identify, pageBytes, type Run } from './mapping.ts'
+import { addressOf, findMappings, findPages, identify, type MemoryMappings, pageBytes, type Run } from './mapping.ts'
 import { writePages } from './pages-file.ts'
 
 export interface CaptureRequest {
@@ -15,6 +16,8 @@ export interface CaptureRequest {
   isPrivate: boolean
   /** File for the pages; what they are lies beside it. */
   into: string
+  /** Finds its own pages by comparing them with the file's even where the kernel would tell. */
+  compares?: boolean
 }
 
 /** Pages are copied so many bytes at a time: little enough to stay in the processor's cache between its two halves. */
@@ -30,8 +33,11 @@ export interface Captured {
 /** Copies what is the stopped process's own. */
 export function capture(request: CaptureRequest): Captured {
   const libc = loadLibc()
-  const { parts, identity, isLayered } = findMappings(request.pid, request.path, request)
-  const runs = request.isPrivate ? findPages(request.pid, parts, 'private') : undefined
+  const mappings = findMappings(request.pid, request.path, request)
+  const { parts, identity } = mappings
+  const own = request.isPrivate ? ownPages(request, mappings) : undefined
+  const runs = own?.runs
+  const isLayered = own?.isLayered ?? false
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, identity)
   try {
     const wanted = runs ?? dataRuns(source, request.size)
@@ -52,6 +58,24 @@ export function capture(request: CaptureRequest): Captured {
   } finally {
     closeSync(source)
   }
+}
+
+/**
+ * Told by the kernel, unless it was built without that or keeps it to itself; then by comparing with the image, so that
+ * what lies over it is found as well.
+ */
+function ownPages(
+  { pid, path, size, compares = false }: CaptureRequest,
+  { parts, identity, isLayered }: MemoryMappings,
+): { runs: Run[]; isLayered: boolean } {
+  if (!compares) {
+    try {
+      return { runs: findPages(pid, parts, 'private'), isLayered }
+    } catch (error) {
+      if (!['EACCES', 'EPERM', 'ENOENT'].includes((error as { code?: string }).code ?? '')) throw error
+    }
+  }
+  return { runs: findDifferent(parts, size, openMemoryOf(pid), openFileOf(pid, path, identity)), isLayered: false }
 }
 
 /** Chunks that the process has touched, in their order in memory. */

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   closeSync,
   constants,
   copyFileSync,
@@ -72,6 +73,7 @@ export function linkPages(from: string, to: string): void {
   linkOrCopy(runsPath(from), runsPath(to))
 }
 
+/** A VMM may be a user of its own; all directories on the way here but that one's are for the agent's user only. */
 function linkOrCopy(from: string, to: string): void {
   try {
     linkSync(from, to)
@@ -79,6 +81,7 @@ function linkOrCopy(from: string, to: string): void {
     if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error
     copyFileSync(from, to, constants.COPYFILE_FICLONE)
   }
+  chmodSync(to, 0o644)
 }
 
 export function removePages(path: string): void {

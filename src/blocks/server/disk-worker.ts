@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs'
+import { chmodSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { parentPort } from 'node:worker_threads'
 import { loadLibc } from '../memory/libc.ts'
@@ -64,6 +64,8 @@ async function open({ name, socket, overlay, size, base, bootId }: DiskRequest &
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject).listen(socket, resolve)
   })
+  // The directory says who gets here: its VMM, which may be another user, is handed that.
+  chmodSync(socket, 0o666)
   served.set(name, { target, overlay: disk, server, connections, socket })
   return disk?.epoch ?? 0
 }

@@ -1,5 +1,5 @@
 import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { mkdir, readdir } from 'node:fs/promises'
+import { chmod, mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Log } from '../../kit/log.ts'
@@ -132,7 +132,9 @@ export class Disks {
   async #start(name: string, note: DiskNote): Promise<OpenDisk> {
     const { bases, threads, bootId } = this.#options
     const directory = join(this.#options.directory, name)
-    await mkdir(directory, { recursive: true, mode: 0o700 })
+    // Handed to a VMM that is another user, which finds the socket in it by name and may open nothing else.
+    await mkdir(directory, { recursive: true })
+    await chmod(directory, 0o711)
     const base = note.build === null ? undefined : await bases.open(note.build)
     try {
       writeFileSync(`${notePath(directory)}.new`, JSON.stringify(note), { mode: 0o600 })

@@ -63,6 +63,8 @@ export const requests = {
     /** The build whose difference was placed for the process, which may have mapped it over the image: then what is copied differs from that. */
     over: BuildId.nullable().optional(),
     size: z.int(),
+    /** The device state has all of the memory inside, so that none of it is to be copied. */
+    isInDevices: z.boolean().optional(),
   }),
   /**
    * Places the pages by which the memory of `build` differs from that of `base` at the path `at`, and their list at `at`.runs,
@@ -192,7 +194,7 @@ export const answers = {
     /** How memory is held and captured here; found out when the server started. */
     method: z.strictObject({
       memory: z.enum(['memfd', 'file']),
-      capture: z.enum(['pagemap', 'none']),
+      capture: z.enum(['pagemap', 'compare', 'none']),
       lazy: z.enum(['fuse', 'none']),
     }),
     pid: z.int(),

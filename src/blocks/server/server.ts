@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
@@ -8,7 +8,7 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { memoryChunkBytes } from '../manifest.ts'
 import type { Captured } from '../memory/capture.ts'
-import { linkPages } from '../memory/pages-file.ts'
+import { linkPages, writePages } from '../memory/pages-file.ts'
 import type { LocalContentStore } from '../open.ts'
 import { Bases } from './bases.ts'
 import { startWorker } from './call-worker.ts'
@@ -20,6 +20,7 @@ import { importDisk } from './import-disk.ts'
 import { buildOfKey, LazyMemories } from './lazy-memories.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
+import type { AnswerOf } from './protocol.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
 import type { Uploads } from './uploads.ts'
@@ -173,11 +174,16 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       if (memories.listNew().some(({ name }) => name === holder)) await memories.closeMemory(holder)
       return {}
     },
-    async captureMemory({ capture, pid, path, build, over = null, size }) {
+    async captureMemory({ capture, pid, path, build, over = null, size, isInDevices = false }) {
       const names = build === null ? undefined : namesOf(build)
       const into = captures.path(capture)
       const isPrivate = build !== null
       try {
+        if (isInDevices) {
+          writePages(into, [], () => {})
+          captures.note(capture, { image: build, over: null, size })
+          return { bytes: 0 }
+        }
         const request = { kind: 'capture', pid, path, names, size, isPrivate, into } as const
         const { bytes, isLayered } = await copier.call<Captured>(request)
         captures.note(capture, { image: build, over: isLayered ? over : null, size })
@@ -262,7 +268,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         uploads: options.uploads?.list() ?? [],
         method: {
           memory: memoryMethod(),
-          capture: process.platform === 'linux' ? 'pagemap' : 'none',
+          capture: captureMethod(),
           lazy: lazy.isPossible ? 'fuse' : 'none',
         },
         pid: process.pid,
@@ -275,6 +281,11 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
   }
   opened.use(await serveRequests({ socket, handlers, log }))
   return opened.move()
+}
+
+function captureMethod(): AnswerOf<'list'>['method']['capture'] {
+  if (process.platform !== 'linux') return 'none'
+  return existsSync('/proc/self/pagemap') ? 'pagemap' : 'compare'
 }
 
 /** Differs after every start of the machine, where the system says so. */

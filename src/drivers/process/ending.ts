@@ -1,6 +1,6 @@
+import { type Cgroups, killProcess } from '../../kit/cgroups.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
-import { type Cgroups, killProcess } from './cgroups.ts'
 import type { ProcessMark, ProcessTable } from './table.ts'
 
 /** What is needed to find every process of an attempt, and to spare its parent, which still has to write. */

@@ -99,6 +99,7 @@ function ownVmm({
     kernelRoots,
     layers: findMemoryLayers(),
     emulate: env['TUTTI_EMULATE'] === '1',
+    saving: env['TUTTI_SAVE_WHOLE'] === '1' ? 'whole' : 'devices',
   })
   return { vmm, directory, kernelRoots }
 }

@@ -66,6 +66,7 @@ async function find(settings: FirecrackerSettings): Promise<VmmFacts> {
     compat: `firecracker ${version.split('.').slice(0, 2).join('.')} kvm ${await hostCpu()}`,
     can: {
       saveDevices: false,
+      savesMemory: false,
       networks: (await mayWrite('/dev/net/tun')) ? ['none', 'tap'] : ['none'],
       liveSnapshot: true,
       layeredMemory: false,
@@ -101,6 +102,6 @@ async function boots({ clock }: FirecrackerSettings, program: string, kernel: st
 }
 
 function unhealthy(reason: string, remedy: string): VmmFacts {
-  const can = { saveDevices: false, networks: [], liveSnapshot: false, layeredMemory: false }
+  const can = { saveDevices: false, savesMemory: false, networks: [], liveSnapshot: false, layeredMemory: false }
   return { healthy: false, reason, remedy, version: '', arch, accelerator: 'kvm', compat: '', can }
 }

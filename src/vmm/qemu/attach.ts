@@ -19,16 +19,18 @@ export async function attachDisk(qmp: Qmp, socket: string, { signal }: { signal:
 
 /**
  * The card's other end is always the same port of a hub inside QEMU, since a saved card remembers traits of what it was
- * plugged into. What the sandbox is given is plugged into that hub.
+ * plugged into. What the sandbox is given is plugged into that hub; `tap` is the name of a descriptor that was handed over.
  */
 export async function attachNetwork(
   qmp: Qmp,
   network: NetworkBackend,
-  options: { signal: AbortSignal },
+  options: { signal: AbortSignal; tap?: string | undefined },
 ): Promise<void> {
   if (network.kind === 'none') return
-  await qmp.execute('netdev_add', { id: 'world', ...backend(network) }, options)
-  await qmp.execute('netdev_add', { id: 'plug', type: 'hubport', hubid: 0, netdev: 'world' }, options)
+  const { signal, tap } = options
+  const world = tap === undefined ? backend(network) : { type: 'tap', fd: tap }
+  await qmp.execute('netdev_add', { id: 'world', ...world }, { signal })
+  await qmp.execute('netdev_add', { id: 'plug', type: 'hubport', hubid: 0, netdev: 'world' }, { signal })
 }
 
 function backend(network: Exclude<NetworkBackend, { kind: 'none' }>): Record<string, unknown> {

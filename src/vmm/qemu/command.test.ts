@@ -27,7 +27,7 @@ test('no machine has a balloon', () => {
 })
 
 test('commas in paths do not end an option', () => {
-  assert.ok(commandOf(options).includes('unix:/run/tutti/a,,b/qmp.sock,server=on,wait=off'))
+  assert.ok(commandOf(options).includes('socket,id=monitor,path=/run/tutti/a,,b/qmp.sock,server=on,wait=off'))
 })
 
 test('only a machine that waits for any template is made without memory', () => {

@@ -19,6 +19,33 @@ export interface CommandOptions {
   /** `image`: memory is this file. `later`: QEMU waits before it makes the machine, to be given memory. */
   memory: { path: string; shared: boolean } | 'later'
   start: { kernel: string; initrd: string; cmdline: string } | 'incoming'
+  /** By name unless said. */
+  reach?: Reach
+}
+
+/** How QEMU gets at what it is given: by name, or as a descriptor that it inherits. */
+export interface Reach {
+  /** Where it listens, as `-chardev socket` takes it. */
+  monitor: string
+  channel: string
+  console: string
+  /** The name by which it opens this file. */
+  file(path: string, use: 'read' | 'own memory' | 'private memory'): string
+}
+
+export function byName(directory: string): Reach {
+  const files = filesOf(directory)
+  return {
+    monitor: `path=${escaped(files.monitor)}`,
+    channel: `path=${escaped(files.channel)}`,
+    console: files.console,
+    file: (path) => path,
+  }
+}
+
+/** An argument by which a process is known for the one of this directory, when its note was never written. */
+export function markArgument(directory: string): string {
+  return `guest=${escaped(directory)}`
 }
 
 /** Sockets and logs of one machine. Short names, since a socket's path is cut at 108 bytes. */
@@ -32,16 +59,15 @@ export function filesOf(directory: string) {
     devicesIn: join(directory, 'devices.in'),
     devicesOut: join(directory, 'devices.out'),
     // What the preloaded library looks for; see native/memory-layers.c.
-    lazy: join(directory, 'memory.lazy'),
-    over: join(directory, 'memory.over'),
-    overRuns: join(directory, 'memory.over.runs'),
+    lazy: join(directory, `${layersPath}.lazy`),
+    over: join(directory, `${layersPath}.over`),
+    overRuns: join(directory, `${layersPath}.over.runs`),
+    migration: join(directory, 'out.sock'),
   }
 }
 
-/** What the preloaded library is told: the path that its files have in common. */
-export function layersOf(directory: string): string {
-  return join(directory, 'memory')
-}
+/** What the preloaded library is told: the path that its files have in common, from the directory that QEMU runs in. */
+export const layersPath = 'memory'
 
 /** The file descriptor on which a QEMU that waits finds the device state. */
 export const devicesDescriptor = 3
@@ -52,10 +78,11 @@ export const devicesDescriptor = 3
  * machine starts with the same arguments. There is no balloon and must never be one: on a privately mapped memory file
  * it punches holes into the file itself.
  */
-export function commandOf({ kind, shape, directory, memory, start }: CommandOptions): string[] {
-  const files = filesOf(directory)
+export function commandOf(options: CommandOptions): string[] {
+  const { kind, shape, directory, memory, start, reach = byName(directory) } = options
   return [
     kind.program,
+    ...['-name', markArgument(directory)],
     ...[
       '-machine',
       [kind.type, ...withoutExtras(shape), ...(memory === 'later' ? [] : ['memory-backend=m0'])].join(','),
@@ -65,9 +92,18 @@ export function commandOf({ kind, shape, directory, memory, start }: CommandOpti
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-S'],
     // Without it a file that the devices' state was saved to is not one that an incoming migration takes.
     ...['-global', 'migration.send-configuration=off'],
-    ...(memory === 'later' ? ['-preconfig'] : ['-object', memoryObject({ ...memory, shape })]),
-    ...['-chardev', `file,id=console,path=${escaped(files.console)}`, '-serial', 'chardev:console'],
-    ...['-chardev', `socket,id=agent,path=${escaped(files.channel)},server=on,wait=off`],
+    ...(memory === 'later'
+      ? ['-preconfig']
+      : [
+          '-object',
+          memoryObject({
+            ...memory,
+            path: reach.file(memory.path, memory.shared ? 'own memory' : 'private memory'),
+            shape,
+          }),
+        ]),
+    ...['-chardev', `file,id=console,path=${escaped(reach.console)}`, '-serial', 'chardev:console'],
+    ...['-chardev', `socket,id=agent,${reach.channel},server=on,wait=off`],
     ...['-device', 'virtio-serial-pci,id=serial0,addr=0x2'],
     ...['-device', 'virtserialport,id=port0,bus=serial0.0,nr=1,chardev=agent,name=tutti.agent'],
     ...['-blockdev', 'driver=null-co,node-name=nothing,size=1073741824,read-zeroes=on'],
@@ -77,12 +113,16 @@ export function commandOf({ kind, shape, directory, memory, start }: CommandOpti
     ...['-device', 'virtio-net-pci,id=nic0,addr=0x4,netdev=net0,mac=52:54:00:00:00:01,romfile='],
     ...['-object', 'rng-random,id=entropy,filename=/dev/urandom'],
     ...['-device', 'virtio-rng-pci,id=rng0,addr=0x5,rng=entropy'],
-    ...['-qmp', `unix:${escaped(files.monitor)},server=on,wait=off`],
+    ...['-chardev', `socket,id=monitor,${reach.monitor},server=on,wait=off`],
+    ...['-mon', 'chardev=monitor,mode=control'],
     // Whatever breaks out of a guest into QEMU can start no program and become nobody else.
     ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
     ...(start === 'incoming'
       ? ['-incoming', 'defer']
-      : ['-kernel', start.kernel, '-initrd', start.initrd, '-append', start.cmdline]),
+      : [
+          ...['-kernel', reach.file(start.kernel, 'read'), '-initrd', reach.file(start.initrd, 'read')],
+          ...['-append', start.cmdline],
+        ]),
   ]
 }
 

@@ -26,6 +26,8 @@ export interface QemuSettings {
   layers?: string | undefined
   /** Never KVM, even where it works. */
   emulate?: boolean
+  /** `whole`: a clone's device state is saved with its memory, even where QEMU can leave that out. */
+  saving?: 'devices' | 'whole'
 }
 
 export interface KnownFacts {
@@ -91,15 +93,17 @@ async function find(settings: QemuSettings): Promise<KnownFacts> {
     return unhealthy(arch, `QEMU cannot boot the kernel ${kernel.path}`, 'install another kernel or a newer QEMU')
   if (!kept) await keep(settings.directory, arch, { key, found })
   const { answers, kind } = found
+  const saveDevices = answers.commands.includes('xen-save-devices-state') && settings.saving !== 'whole'
   return {
     kind,
     facts: {
       ...{ healthy: true, version: answers.version, arch, accelerator: kind.accelerator },
       compat: await compatOf(kind, answers.version),
       can: {
-        saveDevices: answers.commands.includes('xen-save-devices-state'),
+        saveDevices,
+        savesMemory: !saveDevices,
         networks: await networksOf(answers),
-        liveSnapshot: answers.commands.includes('xen-save-devices-state'),
+        liveSnapshot: true,
         layeredMemory: settings.layers !== undefined,
       },
     },
@@ -154,7 +158,7 @@ function newest(machines: readonly string[], family: RegExp): string | undefined
 }
 
 function unhealthy(arch: Arch, reason: string, remedy: string): KnownFacts {
-  const can = { saveDevices: false, networks: [], liveSnapshot: false, layeredMemory: false }
+  const can = { saveDevices: false, savesMemory: false, networks: [], liveSnapshot: false, layeredMemory: false }
   return {
     kind: undefined,
     facts: { healthy: false, reason, remedy, version: '', arch, accelerator: 'tcg', compat: '', can },

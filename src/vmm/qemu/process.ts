@@ -1,11 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile, rm, writeFile } from 'node:fs/promises'
 import { z } from 'zod'
+import { allDone } from '../../kit/all-done.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { MachineShape } from '../../model/sandbox.ts'
+import { type Isolation, userOf } from '../isolation/isolation.ts'
 import { ended, findByArgument, isAlive, killMarked, markOf, type ProcessMark } from '../process-mark.ts'
-import { devicesDescriptor, filesOf, layersOf } from './command.ts'
+import { byName, devicesDescriptor, filesOf, layersPath, markArgument, type Reach } from './command.ts'
+import { byDescriptor, Inherited } from './hand-over.ts'
 import { connectQmp, type Qmp } from './qmp.ts'
 
 /** What is written down of a machine for the next agent. */
@@ -14,6 +17,8 @@ export const VmNote = z.strictObject({
   start: z.string().max(30),
   machine: MachineShape,
   memory: z.string().max(4096).nullable(),
+  /** The user that is its alone; absent where it runs as the agent's. */
+  uid: z.int().positive().optional(),
 })
 export type VmNote = z.infer<typeof VmNote>
 
@@ -22,6 +27,8 @@ export interface QemuProcess {
   readonly mark: ProcessMark
   readonly directory: string
   readonly qmp: Qmp
+  /** The user that is its alone. */
+  readonly uid: number | undefined
   /** Settles when it has ended; never rejects. */
   readonly exited: Promise<{ reason: string }>
   letGo(): void
@@ -29,8 +36,10 @@ export interface QemuProcess {
 }
 
 export interface StartOptions {
-  command: readonly string[]
-  /** Put before the program, such as a program that enters a network namespace. */
+  command: (reach: Reach) => string[]
+  /** As whom and where it runs; undefined as the agent itself. */
+  lodging?: Lodging | undefined
+  /** Put before the program where it is not isolated, such as a program that enters a network namespace. */
   wrapper?: readonly string[] | undefined
   directory: string
   machine: MachineShape
@@ -41,56 +50,94 @@ export interface StartOptions {
   signal: AbortSignal
 }
 
+export interface Lodging {
+  isolation: Isolation
+  /** What it takes beside its guest's memory. */
+  overheadBytes: number
+  /** The group that may use hardware it needs; its user's own otherwise. */
+  gid: number | undefined
+  /** Its network stack is the machine's own. */
+  inHostNetwork: boolean
+}
+
 /**
  * Starts a QEMU that outlives us: a session of its own, nothing of ours on its inputs and outputs. Its monitor answers when
  * this resolves.
  */
 export async function startProcess(options: StartOptions): Promise<QemuProcess> {
-  const { directory, machine, memory, clock, signal } = options
+  const { directory, machine, memory, clock, signal, lodging } = options
   const files = filesOf(directory)
-  const [program = '', ...args] = [...(options.wrapper ?? []), ...options.command]
   signal.throwIfAborted()
   await using log = await open(files.log, 'a')
   await using devices = await open(files.devicesIn, 'w+', 0o600)
-  const stdio = ['ignore', log.fd, log.fd, devices.fd] as const
-  if (stdio.indexOf(devices.fd) !== devicesDescriptor) throw new Error('the device state is at another descriptor')
-  const child = spawn(program, args, {
-    detached: true,
-    stdio: [...stdio],
-    cwd: directory,
-    env: {
-      PATH: process.env['PATH'],
-      ...(options.layers === undefined ? {} : { LD_PRELOAD: options.layers, TUTTI_MEMORY: layersOf(directory) }),
-    },
-  })
-  const exit = exitOf(child)
-  const mark = child.pid === undefined ? undefined : markOf(child.pid)
-  if (mark === undefined) throw new Fault('unavailable', `${program} cannot be started`, { cause: await exit })
-  child.unref()
+  const isolation = lodging?.isolation
+  const uid = lodging?.isolation.claim(machine, lodging.overheadBytes)
+  let mark: ProcessMark | undefined
+  let exit: Promise<string> | undefined
   try {
-    const note: VmNote = { ...mark, machine, memory }
-    await writeFile(files.note, JSON.stringify(note))
-    const gone = () => (isAlive(mark) ? undefined : 'QEMU ended while it started')
-    const qmp = await connectQmp({ path: files.monitor, clock, signal, gone })
-    return qemuProcess({ mark, directory, qmp, clock, exit })
+    const child = spawnIn(options, { uid, log: log.fd, devices: devices.fd })
+    exit = exitOf(child)
+    mark = child.pid === undefined ? undefined : markOf(child.pid)
+    if (mark === undefined) throw new Fault('unavailable', 'QEMU cannot be started', { cause: await exit })
+    child.unref()
+    const note: VmNote = { ...mark, machine, memory, ...(uid === undefined ? {} : { uid }) }
+    const gone = () => (mark && isAlive(mark) ? undefined : 'QEMU ended while it started')
+    const [qmp] = await allDone([
+      connectQmp({ path: files.monitor, clock, signal, gone }),
+      uid === undefined ? undefined : isolation?.enter(uid, mark.pid),
+      writeFile(files.note, JSON.stringify(note)),
+    ])
+    return qemuProcess({ mark, directory, qmp, clock, exit, uid, isolation })
   } catch (error) {
-    killMarked(mark)
-    await exit
-    throw await explained(error, directory)
+    const endedItself = mark !== undefined && !isAlive(mark) && !signal.aborted
+    if (mark) killMarked(mark)
+    const how = await exit
+    if (uid !== undefined) await isolation?.release(uid)
+    throw await explained(
+      endedItself ? new Fault('unavailable', `${how} while it started`, { cause: error }) : error,
+      directory,
+    )
   }
+}
+
+/** All in one go: between entering a network and leaving it nothing else of ours may run. */
+function spawnIn(
+  { directory, command, lodging, wrapper = [], layers }: StartOptions,
+  { uid, log, devices }: { uid: number | undefined; log: number; devices: number },
+): ChildProcess {
+  using inherited = new Inherited()
+  inherited.stdio.push(log, log, devices)
+  if (inherited.stdio.indexOf(devices) !== devicesDescriptor)
+    throw new Error('the device state is at another descriptor')
+  const reach =
+    lodging === undefined || uid === undefined
+      ? byName(directory)
+      : byDescriptor(directory, uid, lodging.isolation, inherited)
+  const library = layers === undefined ? {} : { LD_PRELOAD: reach.file(layers, 'read'), TUTTI_MEMORY: layersPath }
+  const [program = '', ...args] = [...(lodging ? [] : wrapper), ...command(reach)]
+  const start = () =>
+    spawn(program, args, {
+      detached: true,
+      stdio: inherited.stdio,
+      cwd: directory,
+      env: { PATH: process.env['PATH'], ...library },
+      ...(uid === undefined ? {} : { uid, gid: lodging?.gid ?? uid }),
+    })
+  const network = lodging?.inHostNetwork ? undefined : lodging?.isolation.network
+  return network === undefined || lodging === undefined ? start() : lodging.isolation.native.inNetwork(network, start)
 }
 
 /** Takes over a QEMU that an earlier agent started. */
 export async function adoptProcess(
   directory: string,
-  { clock, signal }: { clock: Clock; signal: AbortSignal },
+  { clock, signal, isolation }: { clock: Clock; signal: AbortSignal; isolation: Isolation | undefined },
 ): Promise<(QemuProcess & { note: VmNote }) | undefined> {
   const note = await readNote(directory)
   if (note === undefined || !isAlive(note)) return undefined
   const gone = () => (isAlive(note) ? undefined : 'QEMU ended')
   try {
     const qmp = await connectQmp({ path: filesOf(directory).monitor, clock, signal, gone })
-    return { ...qemuProcess({ mark: note, directory, qmp, clock }), note }
+    return { ...qemuProcess({ mark: note, directory, qmp, clock, uid: note.uid, isolation }), note }
   } catch (error) {
     if (!isAlive(note)) return undefined
     throw error
@@ -98,14 +145,19 @@ export async function adoptProcess(
 }
 
 /** Ends what runs in a directory, whether or not its note was written. */
-export async function endProcess(directory: string, clock: Clock): Promise<void> {
+export async function endProcess(
+  directory: string,
+  { clock, isolation }: { clock: Clock; isolation: Isolation | undefined },
+): Promise<void> {
   const files = filesOf(directory)
   const note = await readNote(directory)
-  const monitor = `unix:${files.monitor.replaceAll(',', ',,')},server=on,wait=off`
-  for (const mark of note && isAlive(note) ? [note] : findByArgument(monitor)) {
+  const uids = new Set([note?.uid])
+  for (const mark of note && isAlive(note) ? [note] : findByArgument(markArgument(directory))) {
+    if (note === undefined) uids.add(userOf(mark.pid))
     killMarked(mark)
     await ended(mark, { clock, everyMs: 5 })
   }
+  for (const uid of uids) if (uid !== undefined) await isolation?.release(uid)
   for (const file of Object.values(files)) await rm(file, { force: true })
 }
 
@@ -144,9 +196,11 @@ interface Parts {
   clock: Clock
   /** Known only of our own children. */
   exit?: Promise<string>
+  uid: number | undefined
+  isolation: Isolation | undefined
 }
 
-function qemuProcess({ mark, directory, qmp, clock, exit }: Parts): QemuProcess {
+function qemuProcess({ mark, directory, qmp, clock, exit, uid, isolation }: Parts): QemuProcess {
   const watching = new AbortController()
   const exited = Promise.race([
     ...(exit === undefined ? [] : [exit]),
@@ -154,13 +208,16 @@ function qemuProcess({ mark, directory, qmp, clock, exit }: Parts): QemuProcess 
       () => exit ?? 'QEMU ended',
       () => new Promise<string>(() => {}),
     ),
-  ]).then(async (how) => ({
-    reason: shutdownReason(qmp) ?? [how, await lastWords(directory)].filter(Boolean).join(': '),
-  }))
+  ]).then(async (how) => {
+    const wasTooLarge = uid !== undefined && isolation?.ranOutOfMemory(uid) === true
+    const words = wasTooLarge ? 'its VMM took more memory than was set aside for it' : await lastWords(directory)
+    return { reason: shutdownReason(qmp) ?? [how, words].filter(Boolean).join(': ') }
+  })
   return {
     mark,
     directory,
     qmp,
+    uid,
     exited,
     letGo: () => {
       watching.abort()
@@ -170,6 +227,7 @@ function qemuProcess({ mark, directory, qmp, clock, exit }: Parts): QemuProcess 
       killMarked(mark)
       await ended(mark, { clock, everyMs: 5, hint: qmp.closed })
       await exit
+      if (uid !== undefined) await isolation?.release(uid)
     },
   }
 }

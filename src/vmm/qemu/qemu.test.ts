@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -114,5 +114,43 @@ describe(`a snapshot of a machine without a network${lacking ? `: skipped, ${lac
     await assert.rejects(machines.vmm.restore({ ...second, network: { kind: 'none' } }), /slirp/)
     const again = await machines.vmm.restore({ ...second, directory: await machines.place() })
     await again.kill()
+  })
+})
+
+describe(`a QEMU that cannot leave memory out${lacking ? `: skipped, ${lacking}` : ''}`, skip, () => {
+  let machines: Machines
+  let template: Snapshot
+  before(async () => {
+    const makeVmm = (directory: string) => createQemu({ ...tools, directory, kernelRoots, saving: 'whole' })
+    machines = await Machines.open({ makeVmm })
+    template = await machines.template('set kept')
+  })
+  after(() => machines?.[Symbol.asyncDispose]())
+
+  test('says so, and saves of a machine that booted the devices alone', async () => {
+    const { can } = await machines.vmm.facts()
+    assert.deepEqual(
+      { ...can, networks: [] },
+      { saveDevices: false, savesMemory: true, networks: [], liveSnapshot: true, layeredMemory: false },
+    )
+    assert.ok((await stat(template.devices)).size < 2 ** 20)
+  })
+
+  test('saves a clone with its memory, which goes on, and comes back over the template’s memory alone', async () => {
+    const vm = await machines.start(template)
+    for (const word of ['first', 'second']) {
+      assert.equal(await say(vm, `set ${word}`), 'ok')
+      const devices = join(machines.directory, word)
+      await vm.stop()
+      await vm.saveDevices(devices)
+      await vm.resume()
+      assert.equal(await say(vm, 'set later'), 'ok')
+      assert.ok((await stat(devices)).size > 10 * 2 ** 20)
+      const warm = word === 'first' ? await machines.warm() : await machines.warm(template.memory)
+      const copy = await machines.start({ ...template, devices }, { warm })
+      assert.equal(await say(copy, 'get'), word)
+      await copy.kill()
+    }
+    await vm.kill()
   })
 })

@@ -1,19 +1,25 @@
+import { closeSync, openSync } from 'node:fs'
 import { copyFile, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { basename } from 'node:path'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
+import { type Isolation, openIsolation } from '../isolation/isolation.ts'
 import type { BootOptions, MemoryImage, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
-import { cmdlineOf, commandOf, filesOf } from './command.ts'
+import { cmdlineOf, commandOf, filesOf, type MachineKind } from './command.ts'
 import { createFacts, type QemuSettings } from './facts.ts'
+import { handDescriptor, handFile, handSocket, openPrivateMemory } from './hand-over.ts'
 import { loadDevices, qemuMachine } from './machine.ts'
-import { adoptProcess, endProcess, explained, type QemuProcess, startProcess } from './process.ts'
+import { adoptProcess, endProcess, explained, type Lodging, type QemuProcess, startProcess } from './process.ts'
 
 export interface QemuOptions extends QemuSettings {
   clock: Clock
   log: Log
+  /** Runs it as the agent's own user even where every VMM could have one of its own. */
+  isolate?: boolean
 }
 
 /** Machines by QEMU: emulated anywhere, with KVM where it is seen to work. See docs/vmm.md. */
@@ -25,12 +31,17 @@ class Qemu implements Vmm {
   readonly name = 'qemu'
   readonly #clock: Clock
   readonly #layers: string | undefined
+  readonly #log: Log
+  readonly #isolate: boolean
+  #isolation: { found: Isolation | undefined } | undefined
   readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
 
   constructor(options: QemuOptions) {
     this.#clock = options.clock
     this.#layers = options.layers
+    this.#log = options.log
+    this.#isolate = options.isolate ?? true
     this.#facts = createFacts(options)
   }
 
@@ -46,19 +57,18 @@ class Qemu implements Vmm {
       initrd: options.initrd,
       cmdline: cmdlineOf(kind, machine.arch, options.cmdline),
     }
-    const command = commandOf({
+    const command = {
       kind,
       shape: machine,
       directory,
       memory: { path: memory.path, shared: true },
       start,
-    })
+    }
     const process = await this.#start({ command, directory, machine, memory: memory.path, network, signal })
     return whole(process, async () => {
-      await attachDisk(process.qmp, options.disk.socket, { signal })
-      await attachNetwork(process.qmp, network, { signal })
+      await this.#attach(process, options)
       await process.qmp.execute('cont', {}, { signal })
-      return qemuMachine(process)
+      return this.#machine(process)
     })
   }
 
@@ -68,13 +78,13 @@ class Qemu implements Vmm {
       await checkMemory(memory.path, machine)
       await placeLayers(directory, memory)
     }
-    const command = commandOf({
+    const command = {
       kind,
       shape: machine,
       directory,
-      memory: memory ? { path: memory.path, shared: false } : 'later',
-      start: 'incoming',
-    })
+      memory: memory ? { path: memory.path, shared: false } : ('later' as const),
+      start: 'incoming' as const,
+    }
     const path = memory?.path ?? null
     const process = await this.#start({ command, directory, machine, memory: path, network, signal })
     const warm: WarmVm = {
@@ -86,43 +96,43 @@ class Qemu implements Vmm {
         this.#warm.delete(warm)
         await process.kill()
         process.letGo()
-        await endProcess(directory, this.#clock)
+        await this.remove(directory)
       },
     }
-    this.#warm.set(warm, { process, machine, isLayered: memory?.over !== undefined, namespace: namespaceOf(network) })
+    const isLayered = memory?.over !== undefined
+    this.#warm.set(warm, { process, machine, isLayered, stack: this.#stackOf(process, network) })
     return warm
   }
 
   async restore(options: RestoreOptions): Promise<Vm> {
-    const { machine, memory, disk, network, devices, signal } = options
+    const { machine, memory, devices, signal } = options
     await checkMemory(memory.path, machine)
     const { warm, process } = await this.#waiting(options)
     return whole(process, async () => {
-      const { qmp, directory } = process
+      const { directory } = process
       await copyFile(devices, filesOf(directory).devicesIn)
       if (warm.memory === undefined) {
         await placeLayers(directory, memory)
-        await giveMemory(process, memory.path, machine, signal)
+        await this.#giveMemory(process, memory.path, machine, signal)
       }
       if (memory.over !== undefined) await checkLayers(process, this.#layers)
       // Its memory is there from now on, and filling it is the longest part of waking a paused machine.
-      await allDone([
-        attachDisk(qmp, disk.socket, { signal }).then(() => attachNetwork(qmp, network, { signal })),
-        options.beforeLoad?.(process.mark.pid),
-      ])
+      await allDone([this.#attach(process, options), options.beforeLoad?.(process.mark.pid)])
       await loadDevices(process, { signal })
-      return qemuMachine(process)
+      return this.#machine(process)
     })
   }
 
   async adopt(directory: string): Promise<Vm | undefined> {
     using limit = deadline(this.#clock, 10_000)
-    const process = await adoptProcess(directory, { clock: this.#clock, signal: limit.signal })
-    return process && qemuMachine(process)
+    const process = await adoptProcess(directory, {
+      ...{ clock: this.#clock, signal: limit.signal, isolation: this.#isolated() },
+    })
+    return process && this.#machine(process)
   }
 
   async remove(directory: string): Promise<void> {
-    await endProcess(directory, this.#clock)
+    await endProcess(directory, { clock: this.#clock, isolation: this.#isolated() })
   }
 
   /** The waiting process that was handed over, if it fits; a new one otherwise. */
@@ -135,7 +145,7 @@ class Qemu implements Vmm {
         sameShape(given.machine, machine) &&
         (warm.memory === undefined || warm.memory === memory.path) &&
         (warm.memory === undefined || given.isLayered === (memory.over !== undefined)) &&
-        given.namespace === namespaceOf(network)
+        given.stack === this.#stackOf(given.process, network)
       if (fits) return { ...given, warm }
       await warm[Symbol.asyncDispose]()
     }
@@ -144,6 +154,11 @@ class Qemu implements Vmm {
     if (!waiting) throw new Error('a process that was just started is not known')
     this.#warm.delete(fresh)
     return { ...waiting, warm: fresh }
+  }
+
+  async #machine(process: QemuProcess): Promise<Vm> {
+    const { facts } = await this.#facts()
+    return qemuMachine(process, { saving: facts.can.savesMemory ? 'whole' : 'devices' })
   }
 
   async #kindFor(machine: MachineShape) {
@@ -157,10 +172,109 @@ class Qemu implements Vmm {
     return kind
   }
 
-  #start(options: Omit<Parameters<typeof startProcess>[0], 'clock'> & { network?: NetworkBackend | undefined }) {
-    const namespace = namespaceOf(options.network)
-    const wrapper = namespace === undefined ? undefined : ['ip', 'netns', 'exec', namespace]
-    return startProcess({ ...options, wrapper, layers: this.#layers, clock: this.#clock })
+  async #start({ command, network, ...options }: StartOptions): Promise<QemuProcess> {
+    const lodging = await this.#lodgingFor(command.kind, network)
+    const namespace = namespaceOf(network)
+    return startProcess({
+      ...options,
+      command: (reach) => commandOf({ ...command, reach }),
+      lodging,
+      wrapper: namespace === undefined ? undefined : ['ip', 'netns', 'exec', namespace],
+      layers: this.#layers,
+      clock: this.#clock,
+    })
+  }
+
+  /** Where its processes are users of their own; said once where they are not. */
+  #isolated(): Isolation | undefined {
+    if (!this.#isolate) return undefined
+    if (this.#isolation === undefined) {
+      const opened = openIsolation({ clock: this.#clock })
+      const isLacking = 'lacking' in opened
+      if (isLacking) this.#log.info({ why: opened.lacking }, 'VMMs run as the user of the agent')
+      this.#isolation = { found: isLacking ? undefined : opened }
+    }
+    return this.#isolation.found
+  }
+
+  async #lodgingFor(kind: MachineKind, network: NetworkBackend | undefined): Promise<Lodging | undefined> {
+    const isolation = this.#isolated()
+    if (isolation === undefined) return undefined
+    const inHostNetwork = isOpen(network)
+    if (kind.accelerator !== 'kvm') return { isolation, overheadBytes: emulatedBytes, gid: undefined, inHostNetwork }
+    const { mode, gid } = await stat('/dev/kvm')
+    const isOpenToAll = (mode & 0o006) === 0o006
+    if (!isOpenToAll && ((mode & 0o060) !== 0o060 || gid === 0)) {
+      this.#log.info({}, 'VMMs run as the user of the agent: no other may open /dev/kvm')
+      return undefined
+    }
+    return { isolation, overheadBytes: virtualizedBytes, gid: isOpenToAll ? undefined : gid, inHostNetwork }
+  }
+
+  async #attach(process: QemuProcess, { disk, network, signal }: RestoreOptions | BootOptions): Promise<void> {
+    const { qmp } = process
+    const isolation = process.uid === undefined ? undefined : this.#isolated()
+    if (isolation === undefined) {
+      await attachDisk(qmp, disk.socket, { signal })
+      return attachNetwork(qmp, network, { signal })
+    }
+    const socket = await handSocket(process, isolation, { path: disk.socket, name: 'disk', signal })
+    await attachDisk(qmp, socket, { signal })
+    if (network.kind === 'tap') {
+      await handDescriptor(process, isolation, { fd: openTap(isolation, network), name: 'tap', signal })
+      return attachNetwork(qmp, network, { signal, tap: 'tap' })
+    }
+    const path = network.kind === 'stream' ? network.socket : undefined
+    const backend = path && {
+      kind: 'stream' as const,
+      socket: await handSocket(process, isolation, { path, name: 'stream', signal }),
+    }
+    await attachNetwork(qmp, backend || network, { signal })
+  }
+
+  /** Gives memory to a QEMU that has not made its machine yet, and lets it make it. */
+  async #giveMemory(process: QemuProcess, path: string, machine: MachineShape, signal: AbortSignal): Promise<void> {
+    const { qmp } = process
+    const isolation = process.uid === undefined ? undefined : this.#isolated()
+    const from = isolation
+      ? await handFile(process, isolation, { fd: openPrivateMemory(path, isolation), signal })
+      : path
+    const size = machine.memoryMiB * 2 ** 20
+    const object = { 'qom-type': 'memory-backend-file', id: 'm0', size, 'mem-path': from, share: false }
+    await qmp.execute('object-add', object, { signal })
+    const place = { path: '/machine', property: 'memory-backend', value: '/objects/m0' }
+    await qmp.execute('qom-set', place, { signal })
+    await qmp.execute('x-exit-preconfig', {}, { signal })
+  }
+
+  /** Names the network stack that the process must have been started in to be given this network. */
+  #stackOf(process: QemuProcess, network: NetworkBackend | undefined): string | undefined {
+    if (process.uid === undefined) return namespaceOf(network)
+    return isOpen(network) ? 'host' : undefined
+  }
+}
+
+type StartOptions = Omit<Parameters<typeof startProcess>[0], 'clock' | 'command' | 'lodging' | 'wrapper'> & {
+  command: Omit<Parameters<typeof commandOf>[0], 'reach'>
+  network: NetworkBackend | undefined
+}
+
+/** Beside the guest's memory: what was translated (at most 128 MiB), the program, tables of pages, requests under way. */
+const emulatedBytes = 256 * 2 ** 20
+const virtualizedBytes = 128 * 2 ** 20
+
+/** Its world is what this machine itself reaches. */
+function isOpen(network: NetworkBackend | undefined): boolean {
+  return network?.kind === 'user' && !network.restrict
+}
+
+function openTap({ native }: Isolation, { device, namespace }: NetworkBackend & { kind: 'tap' }): number {
+  if (namespace === undefined) return native.openTap(undefined, device)
+  const there = openSync(`/run/netns/${namespace}`, 'r')
+  try {
+    return native.openTap(there, device)
+  } finally {
+    closeSync(there)
   }
 }
 
@@ -169,7 +283,7 @@ interface Waiting {
   machine: MachineShape
   /** It was started on memory with pages over it. */
   isLayered: boolean
-  namespace: string | undefined
+  stack: string | undefined
 }
 
 function namespaceOf(network: NetworkBackend | undefined): string | undefined {
@@ -192,7 +306,7 @@ async function placeLayers(directory: string, { isLazy = false, over }: MemoryIm
 /** A QEMU that was linked to take no library would start on memory without what its machine had changed. */
 async function checkLayers({ mark }: QemuProcess, library: string | undefined): Promise<void> {
   const maps = library === undefined ? '' : await readFile(`/proc/${mark.pid}/maps`, 'utf8')
-  if (library !== undefined && maps.includes(library)) return
+  if (library !== undefined && maps.includes(`/${basename(library)}\n`)) return
   throw new Fault(
     'unavailable',
     `QEMU does not take the library ${library ?? ''} that lays its memory; remove the library, and memory is copied instead`,
@@ -208,21 +322,6 @@ async function checkMemory(path: string, machine: MachineShape): Promise<void> {
       'invalid',
       `the snapshot has ${Math.round(size / 2 ** 20)} MiB of memory and the machine was to have ${machine.memoryMiB}`,
     )
-}
-
-/** Gives memory to a QEMU that has not made its machine yet, and lets it make it. */
-async function giveMemory(
-  { qmp }: QemuProcess,
-  path: string,
-  machine: MachineShape,
-  signal: AbortSignal,
-): Promise<void> {
-  const size = machine.memoryMiB * 2 ** 20
-  const object = { 'qom-type': 'memory-backend-file', id: 'm0', size, 'mem-path': path, share: false }
-  await qmp.execute('object-add', object, { signal })
-  const place = { path: '/machine', property: 'memory-backend', value: '/objects/m0' }
-  await qmp.execute('qom-set', place, { signal })
-  await qmp.execute('x-exit-preconfig', {}, { signal })
 }
 
 /** The machine, or nothing: a process that could not be made one is ended. */

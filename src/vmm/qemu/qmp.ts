@@ -6,7 +6,7 @@ import { type QmpMessage, qmpDecoder } from './qmp-messages.ts'
 /** A conversation with a running QEMU. Its socket serves one client at a time; the next one waits until we let go. */
 export interface Qmp extends Disposable {
   /** Rejects with a Fault: `invalid` with QEMU's own words when it refuses, `unavailable` when it is gone. */
-  execute(command: string, args?: Record<string, unknown>, options?: { signal?: AbortSignal }): Promise<unknown>
+  execute(command: string, args?: Record<string, unknown>, options?: ExecuteOptions): Promise<unknown>
   /** Resolves with the data of the next such event that `accept` takes. */
   event(name: string, accept: (data: QmpData) => boolean, options: { signal: AbortSignal }): Promise<QmpData>
   /** The data of the last event of this name, if there was one. */
@@ -14,6 +14,12 @@ export interface Qmp extends Disposable {
   readonly version: string
   /** Settles when the conversation is over; never rejects. */
   readonly closed: Promise<void>
+}
+
+export interface ExecuteOptions {
+  signal?: AbortSignal
+  /** Says it in our place, to a socket that nothing waits in: to pass a descriptor along. */
+  say?: (socket: number, bytes: Uint8Array) => boolean
 }
 
 export type QmpData = Record<string, unknown>
@@ -41,7 +47,8 @@ export async function connectQmp(options: ConnectOptions): Promise<Qmp> {
       return qmp
     } catch (error) {
       qmp[Symbol.dispose]()
-      if (options.signal.aborted || !patience.signal.aborted) throw error
+      const isOver = options.signal.aborted || options.gone?.() !== undefined
+      if (isOver || (error instanceof Fault && error.code === 'invalid')) throw error
     }
   }
 }
@@ -107,7 +114,7 @@ class QmpConnection implements Qmp {
     await this.#listen((message) => message.kind === 'greeting', signal)
   }
 
-  execute(command: string, args: QmpData = {}, { signal }: { signal?: AbortSignal } = {}): Promise<unknown> {
+  execute(command: string, args: QmpData = {}, { signal, say }: ExecuteOptions = {}): Promise<unknown> {
     const id = this.#nextId++
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason)
@@ -127,8 +134,15 @@ class QmpConnection implements Qmp {
           reject(error instanceof Fault ? error : new Fault('invalid', `QEMU refused ${command}`, { cause: error })),
         ),
       })
-      this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
+      const text = `${JSON.stringify({ execute: command, arguments: args, id })}\n`
+      if (say === undefined) this.#socket.write(text)
+      else if (!this.#sayDirectly(Buffer.from(text), say)) this.#refuse(id, new Error('it could not be told'))
     })
+  }
+
+  #sayDirectly(bytes: Uint8Array, say: NonNullable<ExecuteOptions['say']>): boolean {
+    const { fd } = (this.#socket as unknown as { _handle?: { fd?: number } })._handle ?? {}
+    return fd !== undefined && fd >= 0 && this.#socket.writableLength === 0 && say(fd, bytes)
   }
 
   async event(name: string, accept: (data: QmpData) => boolean, { signal }: { signal: AbortSignal }): Promise<QmpData> {

@@ -1,10 +1,19 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Limits } from '../driver.ts'
+
+/** Of one group; 0 means no limit. */
+export interface Limits {
+  /** Bytes. */
+  memory: number
+  /** CPU as a share of one core. Guaranteed, not a ceiling. */
+  cores: number
+  /** Most processes and threads. */
+  pids: number
+}
 
 /**
- * Control groups of tasks, under `tutti/` beside whatever else uses them. What works is found by trying: names in /proc
- * promise more than a container or an old system keeps. Every attempt has a group of its own, so that its processes can
+ * Control groups of tasks and VMs, under `tutti/` beside whatever else uses them. What works is found by trying: names in
+ * /proc promise more than a container or an old system keeps. Each has a group of its own, so that its processes can
  * be counted, limited and ended together, whatever they did to their parents, groups and sessions.
  */
 export interface Cgroups {

@@ -6,9 +6,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { systemClock } from '../../kit/system-clock.ts'
 import { CgroupsV1, CgroupsV2, findCgroups } from './cgroups.ts'
-import { timeMs } from './table.ts'
+import { systemClock } from './system-clock.ts'
 
 /** A directory in place of the kernel's: shows what is written where. */
 async function tree(t: TestContext): Promise<string> {
@@ -98,8 +97,4 @@ test('the kernel ends a whole group of version 2', writable ? {} : { skip: 'need
 test('a system without control groups says so', async (t) => {
   const none = findCgroups(join(await tree(t), 'nothing/here'))
   assert.equal(none.version === 'none' ? typeof none.lacking : 'found some', 'string')
-})
-
-test('the times of ps are understood', () => {
-  assert.deepEqual(['0:00.50', '1:02', '01:00:00', '2-00:00:01'].map(timeMs), [500, 62_000, 3_600_000, 172_801_000])
 })
