@@ -7,7 +7,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
-import { kernelRoots, lackingForMachines, Machines, type Snapshot, say } from '../../../test/fixtures/machines.ts'
+import {
+  kernelRoots,
+  lackingForMachines,
+  Machines,
+  type Snapshot,
+  say,
+  writeIntoMapping,
+} from '../../../test/fixtures/machines.ts'
 import { loadLibc } from '../../blocks/memory/libc.ts'
 import { findCgroups } from '../../kit/cgroups.ts'
 import { silentLog } from '../../kit/log.ts'
@@ -57,6 +64,21 @@ describe(`a VMM of its own user${lacking ? `: skipped, ${lacking}` : ''}`, lacki
     assert.deepEqual(limitsOf(name), { memory: (96 + 256) * 2 ** 20, pids: 129 })
     await vm.kill()
     assert.equal(existsSync(groups.doors(name)[0] ?? ''), false)
+  })
+
+  test('that takes more memory than its group may is ended alone, and the reason says so', async (t) => {
+    if (groups.version === 'none') return t.skip(groups.lacking)
+    const [vm, other] = [await machines.start(template), await machines.start(template)]
+    const name = `vm.${userOf(vm.pid)}`
+    const taken = groups.usage(name)?.memory ?? 0
+    const limit = [`tutti/${name}/memory.max`, `memory/tutti/${name}/memory.limit_in_bytes`]
+      .map((path) => join('/sys/fs/cgroup', path))
+      .find((path) => existsSync(path))
+    await writeFile(limit ?? '', String(taken + (4 << 20)))
+    await writeIntoMapping(vm.pid, template.memory, 0, Buffer.alloc(48 << 20, 1)).catch(() => {})
+    assert.match((await vm.exited).reason, /SIGKILL: its VMM took more memory than was set aside for it/)
+    assert.equal(await say(other, 'get'), 'kept')
+    await Promise.all([vm.kill(), other.kill()])
   })
 
   test('has no network but an empty one', async () => {
