@@ -42,6 +42,40 @@ test('a sandbox is created, runs commands, and is killed by leaving its block', 
   assert.ok(!at.node.sandboxes.has(id as never))
 })
 
+test('a command that was let go of is listed, joined, written to and ended', async () => {
+  await using at = await open()
+  await using sandbox = await at.tutti.sandboxes.create()
+  const script = 'echo one; read a; echo "two $a" >&2; read b; echo "three $b"; exit 7'
+  const running = await sandbox.start(script, { detached: true })
+  const { pid } = await running.started
+  assert.equal(String((await once(running.stdout, 'data'))[0]), 'one\n')
+  running.close()
+  running.exited.catch(() => {})
+  const [listed] = await sandbox.processes()
+  assert.deepEqual(listed, { pid, command: ['/bin/sh', '-c', script], startedAt: 1, running: true, code: null })
+  const joined = await sandbox.attach(pid)
+  assert.deepEqual(await joined.started, { pid, from: 0, terminal: false })
+  await assert.rejects(sandbox.attach(pid), { code: 'conflict', message: /somebody is attached/ })
+  joined.stdin.write('x\n')
+  await sandbox.sendInput(pid, 'y\n', { end: true })
+  assert.deepEqual(await Promise.all([text(joined.stdout), text(joined.stderr), joined.exited]), [
+    'one\nthree y\n',
+    'two x\n',
+    { code: 7 },
+  ])
+  assert.deepEqual(
+    (await sandbox.processes()).map(({ code }) => code),
+    [7],
+  )
+
+  const sleeping = await sandbox.start('echo up; exec sleep 1000', { detached: true, stdin: false })
+  const sleeper = (await sleeping.started).pid
+  await sandbox.signal(sleeper)
+  assert.deepEqual(await sleeping.exited, { code: 143 })
+  await assert.rejects(sandbox.attach(4_194_304), { code: 'not_found' })
+  await assert.rejects(sandbox.attach(0), { code: 'invalid' })
+})
+
 test('files go in and out whole, of any size, and their absence has a name', async () => {
   await using at = await open()
   await using sandbox = await at.tutti.sandboxes.create()

@@ -67,6 +67,29 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
   assert.equal(at.node.sandboxes.size, 0)
 })
 
+test('a command goes on by itself, and is listed, joined and ended', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), /No command runs there/)
+  const pid = (await at.run('sandbox', 'exec', '-d', id, '--', 'sh', '-c', 'echo up; cat; exit 3')).trim()
+  assert.match(pid, /^\d+$/)
+  // Without -i its input is empty, so that cat ends.
+  assert.deepEqual(await at.shell.run('sandbox', 'attach', id, pid), { code: 3, out: 'up\n', err: '' })
+  assert.match(
+    await at.run('sandbox', 'ps', id, '-a'),
+    new RegExp(`${pid} +exited 3 +\\d.* +sh -c echo up; cat; exit 3`),
+  )
+  const waiting = (await at.run('sandbox', 'exec', '-di', id, '--', 'sh', '-c', 'read a; echo "got $a"')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), new RegExp(`${waiting} +running`))
+  assert.equal(await at.run('sandbox', 'ps', id, '-o', 'name'), `${waiting}\n`)
+  at.shell.stdin.end('this\n')
+  assert.equal((await at.shell.run('sandbox', 'attach', '-i', id, waiting)).out, 'got this\n')
+  const sleeper = (await at.run('sandbox', 'exec', '-d', id, 'sleep', '1000')).trim()
+  assert.match(await at.run('sandbox', 'signal', 'term', id, sleeper), /SIGTERM is sent/)
+  assert.equal((await at.shell.run('sandbox', 'attach', id, sleeper)).code, 143)
+  assert.match((await at.shell.run('sandbox', 'attach', id, 'x')).err, /"x" is not a process id/)
+})
+
 test('forks of which only some come to be are told, with a code', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create')).trim()

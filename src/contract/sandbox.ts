@@ -108,12 +108,30 @@ export const SandboxExecRequest = z
       .optional()
       .meta({ description: 'Give the command a terminal of this size; stderr then comes with stdout.' }),
     detached: z.boolean().default(false).meta({ description: 'It goes on when the WebSocket is closed.' }),
+    stdin: z.boolean().default(true).meta({ description: 'False: its standard input is empty.' }),
     keep: z.boolean().default(false).meta({
       description: 'Keep the socket open for another request when the command has ended.',
     }),
   })
   .meta({ id: 'SandboxExecRequest' })
 export type SandboxExecRequest = z.infer<typeof SandboxExecRequest>
+
+/** As many as Linux may have. */
+export const maxProcessId = 4_194_304
+
+/** The first message of the client on a sandbox's attach WebSocket; then as with exec. */
+export const SandboxAttachRequest = z
+  .strictObject({
+    pid: z.int().min(1).max(maxProcessId).meta({ description: 'As `started` said, or the list of processes.' }),
+    from: z.int().min(0).max(Number.MAX_SAFE_INTEGER).default(0).meta({
+      description: 'Where in all that it ever wrote to begin. The last MiB is kept; a later place is its end.',
+    }),
+    keep: z.boolean().default(false).meta({
+      description: 'Keep the socket open for another request when the command has ended.',
+    }),
+  })
+  .meta({ id: 'SandboxAttachRequest' })
+export type SandboxAttachRequest = z.infer<typeof SandboxAttachRequest>
 
 const params = z.strictObject({ sandbox: Reference })
 const answer = z.object({ sandbox: PublicSandbox, index: Index })

@@ -47,6 +47,8 @@ export const sandboxAnswers = {
   move: Done,
   remove: Done,
   processes: z.object({ processes: z.array(GuestProcess).max(100_000) }),
+  signal: Done,
+  input: Done,
   console: z.object({ text: z.string() }),
   forgetBuild: Done,
 } as const satisfies Record<SandboxRequest['op'], z.ZodType>

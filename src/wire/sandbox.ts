@@ -28,13 +28,22 @@ export const SandboxRequest = z.discriminatedUnion('op', [
   z.strictObject({ op: z.literal('move'), id: SandboxId, path: z.string().max(4096), to: z.string().max(4096) }),
   z.strictObject({ op: z.literal('remove'), id: SandboxId, path: z.string().max(4096) }),
   z.strictObject({ op: z.literal('processes'), id: SandboxId }),
+  z.strictObject({ op: z.literal('signal'), id: SandboxId, pid: z.int().positive(), signal: z.string().max(16) }),
+  /** Standard input of a command, as base64; `end` says that it was the last. */
+  z.strictObject({
+    op: z.literal('input'),
+    id: SandboxId,
+    pid: z.int().positive(),
+    data: z.base64().max(2 ** 21),
+    end: z.boolean(),
+  }),
   z.strictObject({ op: z.literal('console'), id: SandboxId }),
   /** Removes a build's name on this node, so that the next collection frees it. */
   z.strictObject({ op: z.literal('forgetBuild'), build: BuildId }),
 ])
 export type SandboxRequest = z.infer<typeof SandboxRequest>
 
-/** What a command is; `detached` lets it go on without its stream, `attach` joins one that did. Frames as for `exec`. */
+/** What a command is; `detached` lets it go on without its stream. Frames as for `exec`, and `started` before them. */
 export const SandboxExecStream = z.strictObject({
   id: SandboxId,
   command: z.array(z.string().max(65_536)).min(1).max(1024),
@@ -43,8 +52,18 @@ export const SandboxExecStream = z.strictObject({
   user: z.string().max(64).optional(),
   terminal: z.strictObject({ columns: z.int().min(1).max(10_000), rows: z.int().min(1).max(10_000) }).optional(),
   detached: z.boolean().default(false),
+  /** False: its input is at its end from the beginning. */
+  stdin: z.boolean().default(true),
 })
 export type SandboxExecStream = z.infer<typeof SandboxExecStream>
+
+/** Joins a command again, from an offset in its kept output. Giving the stream up lets go of it. */
+export const SandboxAttachStream = z.strictObject({
+  id: SandboxId,
+  pid: z.int().positive(),
+  from: z.int().nonnegative().default(0),
+})
+export type SandboxAttachStream = z.infer<typeof SandboxAttachStream>
 
 /** A file's bytes, to the control plane (`read`) or from it (`write`: what comes until the stream's end; then one JSON line). */
 export const SandboxFileStream = z.discriminatedUnion('op', [
@@ -96,6 +115,7 @@ export type BuildStream = z.infer<typeof BuildStream>
 export const sandboxServices = {
   sandbox: SandboxRequest,
   sandboxExec: SandboxExecStream,
+  sandboxAttach: SandboxAttachStream,
   sandboxFile: SandboxFileStream,
   sandboxForward: SandboxForwardStream,
   sandboxWatch: SandboxWatchStream,

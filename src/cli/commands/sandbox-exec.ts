@@ -31,10 +31,13 @@ export async function run(cli: Cli, { args, options, rest }: Given): Promise<num
       ...(user === undefined ? {} : { user }),
       ...(terminal ? { terminal: sizeOf(cli.stdout) } : {}),
       detached,
+      stdin: !detached || flagOption(options, 'interactive'),
     },
     { signal: cli.signal },
   )
   if (detached) {
+    const { pid } = await execution.started
+    cli.stdout.write(`${pid}\n`)
     execution.close()
     return 0
   }
