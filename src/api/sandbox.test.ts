@@ -262,3 +262,30 @@ test('a template is built with its context, says what it does, and can be follow
     await new Promise((resolve) => setTimeout(resolve, 10))
   assert.ok(!at.node.builds.has(build.id))
 })
+
+test('who does not wait for a build finds its tags and aliases all the same, and its credentials nowhere', async () => {
+  await using at = await open()
+  const given: unknown[] = []
+  at.node.buildScript = (say, _context, { credentials }) => {
+    given.push(credentials)
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  const recipe = { from: { image: 'registry.example/private:1' }, steps: [] }
+  const credentials = { username: 'ada', password: 'open sesame' }
+  const { build } = await at.client.buildTemplate({
+    template: 'web',
+    body: { recipe, tags: ['v1'], aliases: ['www', 'site'], credentials },
+  })
+  assert.equal(build.status, 'building')
+  for await (const _line of at.client.buildLogs({ build: build.id, follow: true })) void _line
+  const { template } = await at.tutti.templates.get('www')
+  assert.deepEqual([template.tags, template.aliases], [{ v1: build.id }, ['www', 'site']])
+  assert.deepEqual(given, [credentials])
+  const { view } = at.world.control.store
+  for (const table of ['builds', 'templates', 'events', 'audit'] as const)
+    assert.doesNotMatch(JSON.stringify([...view.all(table)]), /sesame/, table)
+  const taken = at.client.buildTemplate({ template: 'other', body: { recipe, aliases: ['www'] } })
+  await assert.rejects(taken, { code: 'conflict', message: '"www" is template "web" already' })
+  const nobody = { username: 'a:b', password: 'x' }
+  await assert.rejects(at.client.buildTemplate({ template: 'web', body: { recipe, credentials: nobody } }), /colon/)
+})

@@ -188,6 +188,31 @@ test('a template is built from a file, an image or another template, and says wh
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
 })
 
+test('the password of a registry comes from a file, standard input or the environment', async () => {
+  await using at = await open()
+  const seen: unknown[] = []
+  at.node.buildScript = (say, _context, { credentials }) => {
+    seen.push(credentials)
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  const file = join(at.directory, 'password')
+  await writeFile(file, 'open sesame\n', { mode: 0o600 })
+  const build = ['template', 'build', '--image', 'registry.example/app', '--name', 'web', '--registry-user', 'ada']
+  await at.run(...build, '--registry-password-file', file)
+  at.shell.stdin.end('from stdin\n')
+  await at.run(...build, '--alias', 'www', '--registry-password-file', '-')
+  assert.deepEqual(seen, [
+    { username: 'ada', password: 'open sesame' },
+    { username: 'ada', password: 'from stdin' },
+  ])
+  assert.match(await at.run('template', 'list'), /web +latest.* www/)
+  const missing = await at.shell.run(...build)
+  assert.equal(missing.code, 2)
+  assert.match(missing.err, /password of registry user "ada" is missing: TUTTI_REGISTRY_PASSWORD is not set/)
+  const from = await at.shell.run('template', 'build', '--from', 'web', '--name', 'x', '--registry-user', 'ada')
+  assert.match(from.err, /this begins from a template/)
+})
+
 test('what is wrong with a command for sandboxes is told before anything is asked', async () => {
   await using shell = await testCli({ answers: {} })
   const cases: [string[], RegExp][] = [
