@@ -8,6 +8,7 @@ import { test } from 'node:test'
 import { WebSocket, WebSocketServer } from 'ws'
 import { tuttiOf } from '../client/connect.ts'
 import { Fault } from '../model/fault.ts'
+import type { BuildId } from '../model/ids.ts'
 import { openSandboxApi } from './testing.ts'
 
 async function open() {
@@ -288,4 +289,28 @@ test('who does not wait for a build finds its tags and aliases all the same, and
   await assert.rejects(taken, { code: 'conflict', message: '"www" is template "web" already' })
   const nobody = { username: 'a:b', password: 'x' }
   await assert.rejects(at.client.buildTemplate({ template: 'web', body: { recipe, credentials: nobody } }), /colon/)
+})
+
+test('a build that was copied into the stores of nodes is imported, and once more when it lies on another', async () => {
+  await using at = await open()
+  const other = await at.world.addNode('b')
+  const id = '0123456789abcdef' as BuildId
+  const wanted = { body: { build: id, template: 'moved', tag: 'v1' } }
+  await assert.rejects(at.client.importBuild(wanted), {
+    code: 'not_found',
+    message: `build ${id} cannot be imported: no node has it; "tutti build copy" brings it there`,
+  })
+  at.node.builds.add(id)
+  const { build } = await at.client.importBuild(wanted)
+  assert.deepEqual(
+    [build.status, build.reason, build.template, build.nodes],
+    ['ready', 'snapshot', 'moved', [at.node.id]],
+  )
+  await using sandbox = await at.tutti.sandboxes.create({ template: 'moved:v1' })
+  assert.equal(sandbox.info.build, id)
+  await assert.rejects(at.client.importBuild({ body: { build: id, node: 'b' } }), /node "b" does not have it/)
+  other.builds.add(id)
+  const again = await at.client.importBuild({ body: { build: id, node: 'b' } })
+  assert.deepEqual([again.build.nodes, again.build.template], [[at.node.id, other.id], 'moved'])
+  assert.equal((await at.tutti.sandboxes.create({ template: id, node: 'b' })).info.node, other.id)
 })

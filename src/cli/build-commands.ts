@@ -129,9 +129,23 @@ const specs: (Omit<CommandSpec, 'load'> & { name: `build ${keyof BuildCommands}`
   },
 ]
 
+/** Needs the control plane alone. */
+const importCommand: CommandSpec = {
+  name: 'build import',
+  summary: "make a build known that was copied into a node's store",
+  arguments: [['<build>', 'its id']],
+  options: [
+    { flags: '--node <node>', help: 'where it lies; by default all nodes are asked' },
+    { flags: '--template <name[:tag]>', help: 'put it under this name' },
+    ...reads,
+  ],
+  load: () => import('./commands/build-import.ts'),
+}
+
 export function buildCommandTable(commands: Partial<BuildCommands> = {}): CommandSpec[] {
-  return specs.flatMap((spec) => {
+  const known = specs.flatMap((spec) => {
     const load = commands[spec.name.slice('build '.length) as keyof BuildCommands]
     return load ? [{ ...spec, load }] : []
   })
+  return [...known, importCommand]
 }

@@ -64,6 +64,7 @@ export const routes = {
   buildTemplate: { method: 'POST', path: '/v1/templates/:template/builds' },
   sendBuildContext: { method: 'PUT', path: '/v1/builds/:build/context', upload: true },
   listBuilds: { method: 'GET', path: '/v1/builds' },
+  importBuild: { method: 'POST', path: '/v1/builds' },
   getBuild: { method: 'GET', path: '/v1/builds/:build' },
   deleteBuild: { method: 'DELETE', path: '/v1/builds/:build' },
   buildLogs: { method: 'GET', path: '/v1/builds/:build/logs', stream: 'octets' },

@@ -3,7 +3,7 @@ import { BuildId, Name, NodeId, SandboxId } from '../model/ids.ts'
 import { Egress, type Sandbox, sandboxPhases, timeoutActions } from '../model/sandbox.ts'
 import { PublicBuild } from './build.ts'
 import { endpoint } from './endpoint.ts'
-import { count, Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { count, Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { Problem } from './problem.ts'
 import { routes } from './routes.ts'
 
@@ -65,9 +65,6 @@ export const From = z
     'must be the name of a template such as "base" or "base:v2", or the id of a build',
   )
   .meta({ description: 'A template or an alias of one, either with a tag, or the id of a build.' })
-export const Tag = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be 1 to 63 letters, digits, dots, dashes or underlines')
 const Path = z.string().min(1).max(4096).meta({ description: 'In the sandbox; relative to its working directory.' })
 const Port = count(1, 65_535)
 

@@ -3,9 +3,9 @@ import { BuildId, Name } from '../model/ids.ts'
 import type { Template } from '../model/sandbox.ts'
 import { BuildReference, PublicBuild } from './build.ts'
 import { endpoint } from './endpoint.ts'
-import { Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { routes } from './routes.ts'
-import { From, Tag } from './sandbox.ts'
+import { From } from './sandbox.ts'
 
 export const PublicTemplate = z
   .object({

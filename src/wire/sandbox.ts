@@ -40,6 +40,8 @@ export const SandboxRequest = z.discriminatedUnion('op', [
   z.strictObject({ op: z.literal('console'), id: SandboxId }),
   /** Removes a build's name on this node, so that the next collection frees it. */
   z.strictObject({ op: z.literal('forgetBuild'), build: BuildId }),
+  /** Names a build that lies in the node's store already, and says what it is; `not_found` when it does not. */
+  z.strictObject({ op: z.literal('adoptBuild'), build: BuildId }),
 ])
 export type SandboxRequest = z.infer<typeof SandboxRequest>
 

@@ -41,6 +41,8 @@ export async function answerRequest(
     case 'forgetBuild':
       await builder.forget(request.build)
       return {}
+    case 'adoptBuild':
+      return builder.adopt(request.build)
     default:
       return inGuest({ sandboxes, commands }, request, options)
   }

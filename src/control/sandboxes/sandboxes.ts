@@ -13,6 +13,7 @@ import {
 import { createSandbox, type Wanted } from './create.ts'
 import type { Asked, Desk, Nodes } from './desk.ts'
 import { type ForkWish, forkSandbox } from './fork.ts'
+import { type ImportWish, importBuild } from './import-build.ts'
 import { killSandbox } from './kill.ts'
 import { noteSandboxes, type SandboxNews } from './note.ts'
 import { pauseSandbox } from './pause.ts'
@@ -58,6 +59,7 @@ export function openSandboxes({
     runBuild: (id: BuildId, context?: Readable) => runBuild(desk, building, id, context),
     /** Its context has not come yet. */
     isWaiting: (id: BuildId) => building.get(id)?.started === false,
+    importBuild: (wish: ImportWish, asked: Asked) => importBuild(desk, wish, asked),
     cancelBuild: (id: BuildId, reason: Error) => cancelBuild(desk, building, id, reason),
     /** To be called once, before anything else: what an earlier control plane left. */
     recover: () => failOrphanedBuilds(desk),

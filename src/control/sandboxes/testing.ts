@@ -439,6 +439,17 @@ export class FakeNode {
       case 'forgetBuild':
         if (!this.builds.delete(request.build)) throw new Fault('not_found', 'the build is not here')
         return {}
+      case 'adoptBuild':
+        if (!this.builds.has(request.build)) throw new Fault('not_found', 'the build is not here')
+        return {
+          reason: 'pause',
+          parent: null,
+          createdAt: 1,
+          machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 },
+          diskMiB: 1024,
+          addedBytes: 10,
+          compat: '',
+        }
       case 'metrics':
         this.#running(request.id)
         return {

@@ -43,6 +43,8 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
         ['skipped', `${formatSize(report.presentBytes)}: ${skippedChunks} of ${report.chunks} chunks were there`],
       ]),
   })
+  if (toText === undefined && reference === `build/${id}`)
+    cli.stderr.write(`"tutti build import ${id}" lets sandboxes be made of it, if an agent runs here\n`)
 }
 
 async function copy(
