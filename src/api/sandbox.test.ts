@@ -8,7 +8,7 @@ import { test } from 'node:test'
 import { WebSocket, WebSocketServer } from 'ws'
 import { tuttiOf } from '../client/connect.ts'
 import { Fault } from '../model/fault.ts'
-import type { BuildId } from '../model/ids.ts'
+import type { BuildId, SandboxId } from '../model/ids.ts'
 import { openSandboxApi } from './testing.ts'
 
 async function open() {
@@ -313,4 +313,36 @@ test('a build that was copied into the stores of nodes is imported, and once mor
   const again = await at.client.importBuild({ body: { build: id, node: 'b' } })
   assert.deepEqual([again.build.nodes, again.build.template], [[at.node.id, other.id], 'moved'])
   assert.equal((await at.tutti.sandboxes.create({ template: id, node: 'b' })).info.node, other.id)
+})
+
+test('operators see states, durations, failures and what nodes measure', async () => {
+  await using at = await open()
+  const sandbox = await at.tutti.sandboxes.create()
+  await sandbox.pause()
+  await assert.rejects(at.tutti.sandboxes.create({ template: 'none' }), { code: 'not_found' })
+  const dying = await at.tutti.sandboxes.create()
+  await at.node.crash(dying.id as SandboxId, 'its VM ended')
+  const blocks = { wholeBytes: 10, fetchedBytes: 20, downloadedBytes: 30, readBytes: 40, writtenBytes: 50 }
+  await at.node.report({ measures: { starts: { running: 1, waiting: 2, none: 3 }, freeMemory: 7, blocks } })
+  let text = ''
+  for (let tries = 0; !text.includes('tutti_node_memory_free_bytes{') && tries < 200; tries += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    text = await at.client.metrics()
+  }
+  for (const line of [
+    'tutti_sandboxes{state="paused"} 1',
+    'tutti_sandboxes{state="failed"} 1',
+    'tutti_sandboxes{state="running"} 0',
+    'tutti_builds{state="ready"} 2',
+    'tutti_sandbox_operation_seconds_count{operation="create"} 2',
+    'tutti_sandbox_operation_seconds_count{operation="pause"} 1',
+    'tutti_sandbox_operation_failures_total{operation="create",code="not_found"} 1',
+    'tutti_sandboxes_failed_total 1',
+    'tutti_node_sandbox_memory_reserved_bytes{node="a"} 0',
+    'tutti_node_memory_free_bytes{node="a"} 7',
+    'tutti_node_sandbox_starts_total{node="a",ahead="waiting"} 2',
+    'tutti_node_chunk_bytes{node="a",kind="fetched"} 20',
+    'tutti_node_block_bytes_total{node="a",direction="downloaded"} 30',
+  ])
+    assert.ok(text.includes(`${line}\n`), `${line} is missing in ${text}`)
 })

@@ -132,6 +132,26 @@ export const SandboxReport = z.strictObject({
 })
 export type SandboxReport = z.infer<typeof SandboxReport>
 
+const Bytes = z.number().nonnegative()
+
+/** What operators want to see of a node's sandboxes; counts are since the agent, or the block server, was started. */
+export const NodeMeasures = z.strictObject({
+  starts: z.strictObject({ running: z.int(), waiting: z.int(), none: z.int() }),
+  freeMemory: Bytes,
+  /** Absent while the block server does not say. */
+  blocks: z
+    .strictObject({
+      /** Of packs that lie here whole, and of those parts that were fetched of others. */
+      wholeBytes: Bytes,
+      fetchedBytes: Bytes,
+      downloadedBytes: Bytes,
+      readBytes: Bytes,
+      writtenBytes: Bytes,
+    })
+    .optional(),
+})
+export type NodeMeasures = z.infer<typeof NodeMeasures>
+
 /** All sandboxes of the node (`full`, at the beginning of a session), or those that changed; and what was denied. */
 export const SandboxesMessage = z.strictObject({
   type: z.literal('sandboxes'),
@@ -142,5 +162,7 @@ export const SandboxesMessage = z.strictObject({
       z.strictObject({ id: SandboxId, at: z.int(), destination: z.string().max(300), reason: z.string().max(1000) }),
     )
     .max(1000),
+  /** Now and then. */
+  measures: NodeMeasures.optional(),
 })
 export type SandboxesMessage = z.infer<typeof SandboxesMessage>

@@ -60,3 +60,15 @@ test('a collection without grace waits for the build that is being made, and lea
   assert.deepEqual(report.removed.builds, [build])
   assert.ok((await readDisk(server.content, second)).equals(content))
 })
+
+test('what chunks take is told, and trimming without a shared store removes nothing, since all is the only copy', async () => {
+  await using server = await openTestServer()
+  await storeBuild(server.content, build, content)
+  const before = await server.ask('usage', {})
+  assert.ok(before.bytes > content.length / 2)
+  assert.deepEqual([before.fetchedBytes, before.downloadedBytes, before.readBytes], [0, 0, 0])
+  const { bytesAfter, packs } = await server.ask('trim', { highBytes: 0, lowBytes: 0 })
+  assert.deepEqual([bytesAfter, packs], [before.bytes, 0])
+  await server.ask('openDisk', { name: 'one', from: { build } })
+  assert.equal((await server.ask('usage', {})).writtenBytes, 0)
+})

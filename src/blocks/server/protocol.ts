@@ -115,6 +115,13 @@ export const requests = {
   adopt: z.strictObject({ manifest: Manifest, reference: z.string().max(200) }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
   list: z.strictObject({}),
+  /** How much of the disk chunks take, and what went through this server since its start. */
+  usage: z.strictObject({}),
+  /**
+   * Makes room when packs take more than `highBytes`: the coldest go until `lowBytes` are left; never the only copy, nor
+   * what a disk or a memory that is open is of.
+   */
+  trim: z.strictObject({ highBytes: z.number().nonnegative(), lowBytes: z.number().nonnegative() }),
   /** Ends the server once this is answered. Disks that are open are served again by the next one. */
   stop: z.strictObject({}),
 } as const
@@ -185,6 +192,18 @@ export const answers = {
     }),
     pid: z.int(),
   }),
+  usage: z.strictObject({
+    /** On disk, of whole packs and of those parts that were fetched of others. */
+    bytes: z.number(),
+    /** Of them, in packs that were fetched. */
+    fetchedBytes: z.number(),
+    /** From the object store behind this machine. */
+    downloadedBytes: z.number(),
+    /** By machines, of their disks. */
+    readBytes: z.number(),
+    writtenBytes: z.number(),
+  }),
+  trim: z.strictObject({ bytesBefore: z.number(), bytesAfter: z.number(), packs: z.int() }),
   stop: z.strictObject({}),
 } as const
 

@@ -115,10 +115,13 @@ export async function runBuild(
       ...(from === undefined ? {} : { from }),
       ...(wish.credentials === undefined ? {} : { credentials: wish.credentials }),
     }
-    const stream = await nodes.open(node.id, 'build', request, { signal })
-    const sent = send(stream, context)
-    const built = await listen(stream, (line) => log.add(line))
-    await sent
+    const built = await desk.meter.time('build', async () => {
+      const stream = await nodes.open(node.id, 'build', request, { signal })
+      const sent = send(stream, context)
+      const heard = await listen(stream, (line) => log.add(line))
+      await sent
+      return heard
+    })
     await log.close()
     await control.store.write((tx) => {
       const { machine, diskMiB, addedBytes, compat } = built

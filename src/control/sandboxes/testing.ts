@@ -20,6 +20,7 @@ import type { ControlLink, StreamService } from '../../wire/link.ts'
 import { type MemoryNetwork, memoryNetwork } from '../../wire/memory-link.ts'
 import {
   BuildStream,
+  type NodeMeasures,
   SandboxAttachStream,
   SandboxExecStream,
   SandboxFileStream,
@@ -289,18 +290,20 @@ export class FakeNode {
     ids = [...this.sandboxes.keys()],
     reason,
     denials = [],
+    measures,
   }: {
     full?: boolean
     ids?: readonly SandboxId[]
     reason?: string
     denials?: { id: SandboxId; at: number; destination: string; reason: string }[]
+    measures?: NodeMeasures
   } = {}): Promise<void> {
     const sandboxes: SandboxReport[] = ids.flatMap((id) => {
       const found = this.sandboxes.get(id)
       if (!found || (full && isOver(found.phase))) return []
       return [{ id, phase: found.phase, build: found.build, ...(reason === undefined ? {} : { reason }) }]
     })
-    await this.#link?.send({ type: 'sandboxes', full, sandboxes, denials })
+    await this.#link?.send({ type: 'sandboxes', full, sandboxes, denials, ...(measures ? { measures } : {}) })
   }
 
   /** Its VM ends by itself. */

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type { SandboxOffer, SandboxParts } from '../../agent/sandboxes/offer.ts'
 import { storeName } from '../../blocks/objects/name.ts'
 import { openObjects } from '../../blocks/objects/open.ts'
+import type { BlockServer } from '../../blocks/server/protocol.ts'
 import { connectGuest } from '../../guest/channel/connect.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
@@ -14,9 +15,11 @@ import { Fault } from '../../model/fault.ts'
 import type { DriverFacts } from '../../model/node.ts'
 import { openSandboxes } from '../../sandboxes/engine.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
+import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
 import { bootFiles } from '../../vmm/boot/boot-files.ts'
 import { createQemu } from '../../vmm/qemu/qemu.ts'
 import type { Vmm } from '../../vmm/vmm.ts'
+import type { NodeMeasures } from '../../wire/sandbox.ts'
 import { keepBlockServer } from './block-server.ts'
 import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
@@ -201,7 +204,23 @@ async function openParts(
     arch,
     authFile: env['REGISTRY_AUTH_FILE'],
   })
-  return { sandboxes, builder }
+  return { sandboxes, builder, measure: (how) => measure({ sandboxes, blocks }, how) }
+}
+
+async function measure(
+  { sandboxes, blocks }: { sandboxes: Sandboxes; blocks: BlockServer },
+  { signal }: { signal: AbortSignal },
+): Promise<NodeMeasures> {
+  // One of an earlier version goes on until it ends, and does not know the question.
+  const usage = await blocks.ask('usage', {}, { signal }).catch(() => undefined)
+  signal.throwIfAborted()
+  const said = { starts: sandboxes.facts().starts, freeMemory: freeMemory() }
+  if (!usage) return said
+  const { bytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes } = usage
+  return {
+    ...said,
+    blocks: { wholeBytes: bytes - fetchedBytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes },
+  }
 }
 
 /** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */
