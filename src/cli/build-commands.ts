@@ -112,6 +112,7 @@ const specs: (Omit<CommandSpec, 'load'> & { name: `build ${keyof BuildCommands}`
       store,
       { flags: '--dry-run', help: 'only say it' },
       { flags: '--grace <duration>', help: 'how long something must have been of no use (default 24h)' },
+      { flags: '--layers <duration>', help: 'how long layers stay that no build of a template uses (default 30d)' },
       ...reads,
     ],
   },

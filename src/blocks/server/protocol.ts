@@ -110,7 +110,11 @@ export const requests = {
   /** Removes a name; what only it led to is freed by the next collection. */
   deleteReference: z.strictObject({ name: z.string().max(200) }),
   /** Removes what no reference leads to; see src/blocks/operations/collect.ts. */
-  collect: z.strictObject({ graceMs: z.int().nonnegative().optional(), dryRun: z.boolean().optional() }),
+  collect: z.strictObject({
+    graceMs: z.int().nonnegative().optional(),
+    layerAgeMs: z.int().nonnegative().optional(),
+    dryRun: z.boolean().optional(),
+  }),
   /** Makes a build of packs that somebody has copied into the content directory; `conflict` when one is not there. */
   adopt: z.strictObject({ manifest: Manifest, reference: z.string().max(200) }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
@@ -159,6 +163,8 @@ export const answers = {
     kept: z.strictObject({ builds: z.int(), packs: z.int(), bytes: z.number() }),
     waiting: Condemned,
     removed: Condemned,
+    /** Absent from servers of earlier versions, which go on until they end. */
+    layers: z.strictObject({ kept: z.int(), removed: z.array(z.string()) }).optional(),
     problems: z.array(z.string()),
   }),
   adopt: z.strictObject({}),

@@ -235,8 +235,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         .catch((error: unknown) => log.warn({ err: error, name }, 'a name stays in the store'))
       return {}
     },
-    collect: ({ graceMs, dryRun = false }) =>
-      content.collect({ dryRun, ...(graceMs === undefined ? {} : { graceMs }) }),
+    collect: (request) => content.collect(request),
     async adopt({ manifest, reference }) {
       await content.adopt(manifest, reference)
       return {}

@@ -13,6 +13,7 @@ import type { Random } from '../../kit/random.ts'
 import type { Wakeup } from '../../kit/wakeup.ts'
 import { Fault } from '../../model/fault.ts'
 import type { DriverFacts } from '../../model/node.ts'
+import { parseSize } from '../../model/quantity.ts'
 import { openSandboxes } from '../../sandboxes/engine.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
 import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
@@ -25,6 +26,7 @@ import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
 import { openNetwork } from './network.ts'
 import { templateBuilder } from './template-builder.ts'
+import { trimCache } from './trim-cache.ts'
 
 export interface OfferOptions {
   /** The agent's own. */
@@ -171,7 +173,8 @@ async function openParts(
       ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
     }),
   )
-  void collectBuilds(blocks, { clock, log, signal })
+  void collectBuilds(blocks, { directory, clock, log, signal })
+  if (env['TUTTI_STORE']) void trimCache(blocks, { directory, limitBytes: cacheLimitOf(env), clock, log, signal })
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
     connectGuest({
@@ -221,6 +224,14 @@ async function measure(
     ...said,
     blocks: { wholeBytes: bytes - fetchedBytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes },
   }
+}
+
+/** `TUTTI_CACHE=200GiB`. */
+function cacheLimitOf(env: OfferOptions['env']): number | undefined {
+  const text = env['TUTTI_CACHE'] || undefined
+  const bytes = text === undefined ? undefined : parseSize(text)
+  if (text === undefined || bytes !== undefined) return bytes
+  throw new Fault('invalid', `TUTTI_CACHE is a size such as 200GiB, not "${text}"`)
 }
 
 /** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */
