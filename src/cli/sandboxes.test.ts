@@ -43,6 +43,8 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
     new RegExp(`${id} +- +base +a +running +(10m|600s), then kill +\\ds +team=x`),
   )
   assert.equal(await at.run('sandbox', 'list', '-m', 'team=y', '-o', 'name'), '')
+  assert.match(await at.run('sandbox', 'list', '-m', 'team=y'), /^No sandbox is like that/)
+  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /"phase" in the query: it must be one of/)
   assert.match(await at.run('sandbox', 'info', id.slice(0, 6)), /egress +deny[\s\S]*was created by all from "base"/)
   assert.match(await at.run('sandbox', 'metrics', id), /memory +64 MiB of 256 MiB/)
   assert.match(await at.run('sandbox', 'logs', id), /Linux version/)
@@ -178,11 +180,14 @@ test('a template is built from a file, an image or another template, and says wh
   await at.run('template', 'tag', 'web:v1', 'web:latest')
   await at.run('template', 'alias', 'web', 'www')
   assert.match(await at.run('template', 'list'), /web +latest v1 +[0-9a-z]{16} +www/)
+  assert.match(await at.run('template', 'tag', 'web', 'web:v2', 'web:v3'), /web:v3 leads to build [0-9a-z]{16}\n/)
+  assert.equal(await at.run('template', 'tag', '--remove', 'web:v2', 'web:v3'), 'web:v2 is gone\nweb:v3 is gone\n')
   at.node.buildScript = () => {
     throw new Fault('invalid', 'Dockerfile:3: RUN true failed with 2')
   }
   const failed = await at.shell.run('template', 'build', at.directory, '--name', 'web')
   assert.match(failed.err, /tutti: Dockerfile:3: RUN true failed with 2\n/)
+  assert.equal(failed.err.match(/RUN true failed/g)?.length, 1)
   assert.notEqual(failed.code, 0)
   await at.run('template', 'delete', 'web')
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)

@@ -46,8 +46,8 @@ export const templateCommands: readonly CommandSpec[] = [
     name: 'template tag',
     summary: 'have tags lead to a build',
     arguments: [
-      ['<build>', 'the id of a build, or a template with a tag'],
-      ['<names...>', 'NAME:TAG'],
+      ['<build>', 'the id of a build, or a template with a tag; with --remove the first of the tags'],
+      ['[names...]', 'NAME:TAG'],
     ],
     options: [{ flags: '--remove', help: 'take the tags away; the build stays' }, context],
     completes: 'templates',

@@ -26,7 +26,9 @@ export function problemOf(fault: Fault): Problem {
 
 /** What a schema objected to, as one fault that lists every mistake by its path. */
 export function faultOfZod(part: string, error: ZodError): Fault {
-  const places = error.issues.slice(0, 50).map((issue) => ({ path: issue.path.join('.'), message: sentenceOf(issue) }))
+  // What stands in a query is one text, whatever it is taken apart to.
+  const pathOf = ({ path }: ZodError['issues'][number]) => (part === 'the query' ? path.slice(0, 1) : path).join('.')
+  const places = error.issues.slice(0, 50).map((issue) => ({ path: pathOf(issue), message: sentenceOf(issue) }))
   const first = places[0]
   const where = first?.path ? `"${first.path}" in ${part}` : part
   const more = places.length > 1 ? ` (and ${places.length - 1} more)` : ''

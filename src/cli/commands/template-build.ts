@@ -11,6 +11,7 @@ import { countOption, flagOption, readPairs, readSecretFile, textOption, textsOp
 import { buildLine } from '../output/build-line.ts'
 import { print } from '../output/print.ts'
 import { progress } from '../output/progress.ts'
+import { counted } from '../output/text.ts'
 import { nameAndTag } from '../sandbox-options.ts'
 import { imageRecipe, type ReadTemplate, readTemplateFile } from '../spec/read-template.ts'
 
@@ -37,7 +38,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   }
   await using client = await cli.client(textOption(options, 'context'))
   const { signal } = cli
-  if (context) cli.stderr.write(`sending ${context.files} files, ${formatSize(context.bytes)}\n`)
+  if (context) cli.stderr.write(`sending ${counted(context.files, 'file')}, ${formatSize(context.bytes)}\n`)
   if (flagOption(options, 'detach')) {
     const { build } = await client.buildTemplate({ template, body: { ...body, context: context !== undefined } })
     if (context) await client.sendBuildContext({ build: build.id }, context.stream, { signal })
@@ -52,6 +53,8 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
     onBegin: ({ id }) => shown.show(`building "${template}" as ${id}…`),
     onLog: (line) => {
       shown[Symbol.dispose]()
+      // It is said again as what the command failed of.
+      if (line.level === 'error') return
       cli.stderr.write(buildLine(cli.stderr, line))
       if (line.step > 0) shown.show(`step ${line.step} of ${recipe.steps.length}…`)
     },

@@ -3,6 +3,7 @@ import type { Cli, Given } from '../../cli/cli.ts'
 import { textOption } from '../../cli/options.ts'
 import { print } from '../../cli/output/print.ts'
 import { facts } from '../../cli/output/table.ts'
+import { counted } from '../../cli/output/text.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { formatDuration, formatSize } from '../../model/quantity.ts'
@@ -38,9 +39,12 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
         ['name', reference],
         [
           'copied',
-          `${formatSize(report.copiedBytes)} in ${report.copiedPacks + report.madePacks} packs, ${formatDuration(ms)}`,
+          `${formatSize(report.copiedBytes)} in ${counted(report.copiedPacks + report.madePacks, 'pack')}, ${formatDuration(ms)}`,
         ],
-        ['skipped', `${formatSize(report.presentBytes)}: ${skippedChunks} of ${report.chunks} chunks were there`],
+        [
+          'skipped',
+          `${formatSize(report.presentBytes)}: ${skippedChunks} of ${counted(report.chunks, 'chunk')} ${report.chunks === 1 ? 'was' : 'were'} there`,
+        ],
       ]),
   })
   if (toText === undefined && reference === `build/${id}`)

@@ -53,7 +53,9 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
       const list = rows.length === 0 ? '' : `${table(cli.stdout, ['BUILD', 'FATE', 'ADDED', 'WHY'], rows)}\n`
       const { kept } = report
       const sum = (what: { builds: readonly unknown[]; packs: readonly unknown[]; bytes: number }) =>
-        `${amount(what.builds.length, what.packs.length)}, ${formatSize(what.bytes)}`
+        what.builds.length + what.packs.length === 0
+          ? 'nothing'
+          : `${amount(what.builds.length, what.packs.length)}, ${formatSize(what.bytes)}`
       return [
         list,
         `${dryRun ? 'would free' : 'freed'}: ${sum(report.removed)}\n`,
