@@ -21,7 +21,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   if (fromText === undefined && toText === undefined)
     throw new Fault('invalid', 'say where to copy it with --to, or where it comes from with --from')
   const from = await openBuildStore(cli, fromText)
-  const to = await openBuildStore(cli, toText, { mustExist: toText === undefined })
+  const to = await openBuildStore(cli, toText, { mustExist: false })
   if (from.objects.url === to.objects.url) throw new Fault('invalid', `both stores are ${from.objects.url}`)
   const id = await findBuild(cli, from, args[0] ?? '', { context: textOption(options, 'context') })
   const reference = textOption(options, 'reference') ?? `build/${id}`

@@ -60,7 +60,9 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
         list,
         `${dryRun ? 'would free' : 'freed'}: ${sum(report.removed)}\n`,
         `waiting: ${sum(report.waiting)}\n`,
-        `kept: ${amount(kept.builds, kept.packs)}, ${formatSize(kept.bytes)}, by ${counted(report.references, 'name')}\n`,
+        kept.builds === 0
+          ? ''
+          : `kept: ${amount(kept.builds, kept.packs)}, ${formatSize(kept.bytes)}, by ${counted(report.references, 'name')}\n`,
       ].join('')
     },
   })
