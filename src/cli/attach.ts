@@ -63,6 +63,8 @@ async function withTerminal(cli: Cli, execution: Execution, mayLeave: boolean): 
   const putBack = () => cli.stdin.setRawMode?.(false)
   process.once('exit', putBack)
   try {
+    // It may have been started on a terminal of another size.
+    if (mayLeave) resize()
     const left = Promise.withResolvers<undefined>()
     if (mayLeave) cli.stdin.on('data', (keys: Buffer) => void (keys.includes(leaveKey) && left.resolve(undefined)))
     cli.stdin.pipe(execution.stdin)

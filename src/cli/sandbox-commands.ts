@@ -70,7 +70,10 @@ export const sandboxCommands: readonly CommandSpec[] = [
     options: [
       { flags: '-i, --interactive', help: 'pass standard input on' },
       { flags: '-t, --tty', help: 'give the command a terminal' },
-      { flags: '-d, --detach', help: 'let it go on by itself, and print its process id; with -i its input stays open' },
+      {
+        flags: '-d, --detach',
+        help: 'let it go on by itself, and print its process id; with -i or -t its input stays open',
+      },
       env,
       cwd,
       user,

@@ -89,6 +89,9 @@ test('a command goes on by itself, and is listed, joined and ended', async () =>
   const sleeper = (await at.run('sandbox', 'exec', '-d', id, 'sleep', '1000')).trim()
   assert.match(await at.run('sandbox', 'signal', 'term', id, sleeper), /SIGTERM is sent/)
   assert.equal((await at.shell.run('sandbox', 'attach', id, sleeper)).code, 143)
+  const onTerminal = (await at.run('sandbox', 'exec', '-dt', id, '--', 'sh', '-c', 'read a; exit 4')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), new RegExp(`${onTerminal} +running`))
+  await at.run('sandbox', 'signal', 'KILL', id, onTerminal)
   assert.match((await at.shell.run('sandbox', 'attach', id, 'x')).err, /"x" is not a process id/)
 })
 
