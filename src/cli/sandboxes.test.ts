@@ -98,6 +98,10 @@ test('a command goes on by itself, and is listed, joined and ended', async () =>
 test('forks of which only some come to be are told, with a code', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create')).trim()
+  assert.match(
+    (await at.shell.run('sandbox', 'fork', id, '-n', '0')).err,
+    /"count" in the body: it must be at least 1\n/,
+  )
   at.node.forkFault = (child) => (child === 0 ? 'no memory is free' : undefined)
   const { code, out, err } = await at.shell.run('sandbox', 'fork', id, '-n', '2')
   assert.equal(code, 1)

@@ -39,7 +39,23 @@ export function faultOfZod(part: string, error: ZodError): Fault {
 function sentenceOf(issue: ZodError['issues'][number]): string {
   if (issue.code === 'invalid_value') return `it must be ${oneOf(issue.values.map(String))}`
   if (issue.code === 'unrecognized_keys') return `nothing is known of ${issue.keys.map((key) => `"${key}"`).join(', ')}`
+  // A bound that says nothing of its own.
+  if (issue.code === 'too_small' && issue.message.startsWith('Too small'))
+    return `it must ${sizeWord(issue.origin)} at least ${issue.minimum}${unitOf(issue.origin, issue.minimum)}`
+  if (issue.code === 'too_big' && issue.message.startsWith('Too big'))
+    return `it must ${sizeWord(issue.origin)} at most ${issue.maximum}${unitOf(issue.origin, issue.maximum)}`
   return issue.message
+}
+
+function sizeWord(origin: string): string {
+  return unitOf(origin, 1) === '' ? 'be' : 'have'
+}
+
+function unitOf(origin: string, count: number | bigint): string {
+  const isOne = Number(count) === 1
+  if (origin === 'string') return isOne ? ' character' : ' characters'
+  if (origin === 'array' || origin === 'set') return isOne ? ' entry' : ' entries'
+  return ''
 }
 
 function oneOf(words: readonly string[]): string {
