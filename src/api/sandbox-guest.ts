@@ -124,11 +124,12 @@ export function sandboxExecSocket({ control, sandboxes: { desk } }: Options): So
     serveExec(request, socket, {
       clock: control.clock,
       schema: SandboxExecRequest,
-      open: async ({ command, ...rest }, caller) => {
+      open: async ({ command, stdin, ...rest }, caller) => {
         const { id } = findSandbox(control.store.view, (request.params as { sandbox: string }).sandbox)
         const words = typeof command === 'string' ? ['/bin/sh', '-c', command] : command
         recordAccess(control, { by: caller.name, action: 'sandbox.exec', subject: id })
-        const ask = { ...rest, command: words }
+        // Agents of before it could be said know nothing of it.
+        const ask = { ...rest, command: words, ...(stdin ? {} : { stdin }) }
         return openIn(desk, id, 'sandboxExec', ask, { by: caller.name, signal: request.signal })
       },
     })

@@ -12,7 +12,8 @@ const measureMs = 30_000
 
 /**
  * Tells the control plane how the node's sandboxes are: all of them when a session begins, then those that changed, and
- * now and then what is measured of them. Only the latest of each is kept, and nothing is lost when a session breaks, for the next begins with all of them.
+ * now and then what is measured of them. Only the latest of each is kept, and nothing is lost when a session breaks, for
+ * the next begins with all of them.
  */
 export async function reportSandboxes(
   offer: SandboxOffer,

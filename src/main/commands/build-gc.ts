@@ -18,9 +18,10 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
   const store = await openBuildStore(cli, textOption(options, 'store'))
   const dryRun = flagOption(options, 'dryRun')
   const graceMs = durationOption(options, 'grace') ?? defaultGraceMs
-  const layerAgeMs = durationOption(options, 'layers') ?? defaultLayerAgeMs
+  const layers = durationOption(options, 'layers')
+  const layerAgeMs = layers ?? defaultLayerAgeMs
   const { builds } = await listBuilds(store.objects)
-  const report = await collectIn(cli, store, { graceMs, layerAgeMs, dryRun })
+  const report = await collectIn(cli, store, { graceMs, dryRun, ...(layers === undefined ? {} : { layerAgeMs }) })
   const since = await readCondemned(store.objects)
   const removed = new Set(report.removed.builds)
   const waiting = new Set(report.waiting.builds)
@@ -73,7 +74,7 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
 async function collectIn(
   cli: Cli,
   store: BuildStore,
-  options: { graceMs: number; layerAgeMs: number; dryRun: boolean },
+  options: { graceMs: number; layerAgeMs?: number; dryRun: boolean },
 ): Promise<Collected> {
   // To look needs nobody's leave.
   if (options.dryRun) return collect(store.objects, { clock: cli.clock, ...options })

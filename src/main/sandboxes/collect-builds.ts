@@ -1,9 +1,7 @@
 import type { BlockServer, RequestOf } from '../../blocks/server/protocol.ts'
-import type { Clock } from '../../kit/clock.ts'
-import type { Log } from '../../kit/log.ts'
 import { formatSize } from '../../model/units.ts'
 import { isShort } from './cache-budget.ts'
-import { diskOf } from './trim-cache.ts'
+import type { TrimOptions } from './trim-cache.ts'
 
 const hourMs = 3_600_000
 const everyMs = hourMs
@@ -18,14 +16,14 @@ const hurried: RequestOf<'collect'> = { layerAgeMs: 24 * hourMs, graceMs: hourMs
  */
 export async function collectBuilds(
   blocks: BlockServer,
-  { directory, clock, log, signal }: { directory: string; clock: Clock; log: Log; signal: AbortSignal },
+  { disk, clock, log, signal }: Omit<TrimOptions, 'limitBytes'>,
 ): Promise<void> {
   for (let sinceMs = 0; !signal.aborted; ) {
     await clock.sleep(hurriedMs, { signal }).catch(() => {})
     if (signal.aborted) return
     sinceMs += hurriedMs
     try {
-      const isHurried = isShort(await diskOf(directory))
+      const isHurried = isShort(await disk())
       if (!isHurried && sinceMs < everyMs) continue
       sinceMs = 0
       const { removed, layers, problems } = await blocks.ask('collect', isHurried ? hurried : {}, { signal })

@@ -26,7 +26,7 @@ import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
 import { openNetwork } from './network.ts'
 import { templateBuilder } from './template-builder.ts'
-import { trimCache } from './trim-cache.ts'
+import { diskOf, trimCache } from './trim-cache.ts'
 
 export interface OfferOptions {
   /** The agent's own. */
@@ -173,8 +173,9 @@ async function openParts(
       ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
     }),
   )
-  void collectBuilds(blocks, { directory, clock, log, signal })
-  if (env['TUTTI_STORE']) void trimCache(blocks, { directory, limitBytes: cacheLimitOf(env), clock, log, signal })
+  const disk = () => diskOf(directory)
+  void collectBuilds(blocks, { disk, clock, log, signal })
+  if (env['TUTTI_STORE']) void trimCache(blocks, { disk, limitBytes: cacheLimitOf(env), clock, log, signal })
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
     connectGuest({

@@ -10,14 +10,14 @@ const everyMs = 5 * 60_000
 /** Keeps what lies in the shared store as well from filling this machine's disk: now and then the coldest of it goes. */
 export async function trimCache(
   blocks: BlockServer,
-  { directory, limitBytes, clock, log, signal }: TrimOptions,
+  { disk, limitBytes, clock, log, signal }: TrimOptions,
 ): Promise<void> {
   while (!signal.aborted) {
     await clock.sleep(everyMs, { signal }).catch(() => {})
     if (signal.aborted) return
     try {
       const { bytes: usedBytes } = await blocks.ask('usage', {}, { signal })
-      const budget = cacheBudget({ usedBytes, ...(await diskOf(directory)) }, limitBytes)
+      const budget = cacheBudget({ usedBytes, ...(await disk()) }, limitBytes)
       if (usedBytes <= budget.highBytes) continue
       const { bytesBefore, bytesAfter, packs } = await blocks.ask('trim', budget, { signal })
       if (packs > 0) log.info({ packs }, `builds that the store has gave back ${formatSize(bytesBefore - bytesAfter)}`)
@@ -28,8 +28,8 @@ export async function trimCache(
 }
 
 export interface TrimOptions {
-  /** On the file system that builds lie on. */
-  directory: string
+  /** The file system that builds lie on. */
+  disk: () => Promise<Omit<DiskUse, 'usedBytes'>>
   /** Most that they may take. */
   limitBytes: number | undefined
   clock: Clock
