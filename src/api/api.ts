@@ -21,7 +21,7 @@ import { createIngress } from './ingress.ts'
 import { jobHandlers } from './job.ts'
 import { nodeHandlers } from './node.ts'
 import { sandboxHandlers } from './sandbox.ts'
-import { sandboxExecSocket, sandboxForwardSocket, sandboxGuestHandlers } from './sandbox-guest.ts'
+import { sandboxAttachSocket, sandboxExecSocket, sandboxForwardSocket, sandboxGuestHandlers } from './sandbox-guest.ts'
 import { systemHandlers } from './system.ts'
 import { templateHandlers } from './template.ts'
 import { tokenHandlers } from './token.ts'
@@ -59,6 +59,7 @@ export async function createApi(options: ApiOptions): Promise<App> {
   const sockets: Record<SocketName, SocketHandler> = {
     execAllocation: execSocket(options),
     execSandbox: sandboxExecSocket(options),
+    attachSandbox: sandboxAttachSocket(options),
     forwardSandbox: sandboxForwardSocket(options),
   }
   const names = Object.keys(handlers) as (keyof Handlers)[]

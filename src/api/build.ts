@@ -12,7 +12,10 @@ import { OctetAnswer } from '../http/route.ts'
 import type { Build } from '../model/sandbox.ts'
 import type { Handlers } from './handlers.ts'
 
-type BuildHandlers = Pick<Handlers, 'sendBuildContext' | 'listBuilds' | 'getBuild' | 'deleteBuild' | 'buildLogs'>
+type BuildHandlers = Pick<
+  Handlers,
+  'sendBuildContext' | 'listBuilds' | 'getBuild' | 'importBuild' | 'deleteBuild' | 'buildLogs'
+>
 
 export function buildHandlers({ control, sandboxes }: { control: Control; sandboxes: SandboxControl }): BuildHandlers {
   const { store } = control
@@ -39,6 +42,17 @@ export function buildHandlers({ control, sandboxes }: { control: Control; sandbo
       return { builds: rows.map(publicBuild), next, index: store.index }
     },
     getBuild: ({ params }) => answer(findBuild(store.view, params.build)),
+    importBuild: async ({ body: { build, node, template, tag }, caller, signal }) =>
+      answer(
+        await sandboxes.importBuild(
+          {
+            build,
+            node: node === undefined ? undefined : findNode(store.view, node).id,
+            tag: template === undefined ? undefined : { template, tag },
+          },
+          { by: caller.name, signal },
+        ),
+      ),
     deleteBuild: async ({ params, caller }) => {
       await deleteBuild(control, params.build, { by: caller.name })
     },

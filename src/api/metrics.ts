@@ -1,11 +1,19 @@
 import { Gauge, Registry } from 'prom-client'
 import type { Control } from '../control/control.ts'
+import type { SandboxControl } from '../control/sandboxes/sandboxes.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
 import { allocationPhases } from '../model/allocation.ts'
 import { nodePhases } from '../model/node.ts'
+import { addSandboxMetrics } from './sandbox-metrics.ts'
+
+export interface MetricsOptions {
+  control: Control
+  sessions: Sessions
+  sandboxes: SandboxControl
+}
 
 /** What operators watch, for Prometheus: worked out from the store when it is asked for. */
-export function createMetrics({ control, sessions }: { control: Control; sessions: Sessions }): Registry {
+export function createMetrics({ control, sessions, sandboxes }: MetricsOptions): Registry {
   const { store, clock } = control
   const registry = new Registry()
   const registers = [registry]
@@ -59,6 +67,7 @@ export function createMetrics({ control, sessions }: { control: Control; session
       for (const [phase, count] of counts) this.set({ phase }, count)
     },
   })
+  addSandboxMetrics({ registry, control, sandboxes })
   return registry
 }
 

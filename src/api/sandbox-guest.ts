@@ -3,7 +3,7 @@ import { text } from 'node:stream/consumers'
 import { pipeline } from 'node:stream/promises'
 import { WebSocket } from 'ws'
 import { z } from 'zod'
-import { SandboxExecRequest } from '../contract/sandbox.ts'
+import { SandboxAttachRequest, SandboxExecRequest } from '../contract/sandbox.ts'
 import type { Control } from '../control/control.ts'
 import { findSandbox } from '../control/find.ts'
 import { askIn, openIn, readConsole } from '../control/sandboxes/access.ts'
@@ -28,6 +28,8 @@ type GuestHandlers = Pick<
   Handlers,
   | 'sandboxMetrics'
   | 'sandboxProcesses'
+  | 'signalSandboxProcess'
+  | 'writeSandboxInput'
   | 'sandboxConsole'
   | 'readSandboxFile'
   | 'writeSandboxFile'
@@ -56,6 +58,20 @@ export function sandboxGuestHandlers({ control, sandboxes: { desk } }: Options):
       metrics: await askIn(desk, idOf(request), 'metrics', {}, askedBy(request)),
     }),
     sandboxProcesses: (request) => askIn(desk, idOf(request), 'processes', {}, askedBy(request)),
+    signalSandboxProcess: async (request) => {
+      const id = idOf(request)
+      const { pid } = request.params
+      record(request, id, 'signal', `${pid} ${request.body.signal}`)
+      await askIn(desk, id, 'signal', { pid, signal: request.body.signal }, askedBy(request))
+      return {}
+    },
+    writeSandboxInput: async (request) => {
+      const id = idOf(request)
+      const { pid } = request.params
+      record(request, id, 'input', String(pid))
+      await askIn(desk, id, 'input', { pid, ...inputOf(request.body) }, askedBy(request))
+      return {}
+    },
     sandboxConsole: async (request) =>
       new OctetAnswer(
         Readable.from([await readConsole(desk, idOf(request), askedBy(request))]),
@@ -108,12 +124,27 @@ export function sandboxExecSocket({ control, sandboxes: { desk } }: Options): So
     serveExec(request, socket, {
       clock: control.clock,
       schema: SandboxExecRequest,
-      open: async ({ command, ...rest }, caller) => {
+      open: async ({ command, stdin, ...rest }, caller) => {
         const { id } = findSandbox(control.store.view, (request.params as { sandbox: string }).sandbox)
         const words = typeof command === 'string' ? ['/bin/sh', '-c', command] : command
         recordAccess(control, { by: caller.name, action: 'sandbox.exec', subject: id })
-        const ask = { ...rest, command: words }
+        // Agents of before it could be said know nothing of it.
+        const ask = { ...rest, command: words, ...(stdin ? {} : { stdin }) }
         return openIn(desk, id, 'sandboxExec', ask, { by: caller.name, signal: request.signal })
+      },
+    })
+}
+
+/** As that of exec, for a command that runs already. */
+export function sandboxAttachSocket({ control, sandboxes: { desk } }: Options): SocketHandler {
+  return (request, socket) =>
+    serveExec(request, socket, {
+      clock: control.clock,
+      schema: SandboxAttachRequest,
+      open: async (wanted, caller) => {
+        const { id } = findSandbox(control.store.view, (request.params as { sandbox: string }).sandbox)
+        recordAccess(control, { by: caller.name, action: 'sandbox.attach', subject: `${id} ${wanted.pid}` })
+        return openIn(desk, id, 'sandboxAttach', wanted, { by: caller.name, signal: request.signal })
       },
     })
 }
@@ -132,6 +163,12 @@ export function sandboxForwardSocket({ control, sandboxes: { desk } }: Options):
     socket.resume()
     await over
   }
+}
+
+function inputOf({ data, encoding, end }: { data: string; encoding: 'utf8' | 'base64'; end: boolean }) {
+  const isBase64 = encoding === 'utf8' || z.base64().safeParse(data).success
+  if (!isBase64) throw new Fault('invalid', 'the input is not base64, which its "encoding" says that it is')
+  return { data: encoding === 'utf8' ? Buffer.from(data).toString('base64') : data, end }
 }
 
 const maxLineBytes = 64 * 1024

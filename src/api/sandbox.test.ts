@@ -8,6 +8,7 @@ import { test } from 'node:test'
 import { WebSocket, WebSocketServer } from 'ws'
 import { tuttiOf } from '../client/connect.ts'
 import { Fault } from '../model/fault.ts'
+import type { BuildId, SandboxId } from '../model/ids.ts'
 import { openSandboxApi } from './testing.ts'
 
 async function open() {
@@ -40,6 +41,40 @@ test('a sandbox is created, runs commands, and is killed by leaving its block', 
   }
   assert.equal((await at.tutti.sandboxes.get(id)).info.phase, 'killed')
   assert.ok(!at.node.sandboxes.has(id as never))
+})
+
+test('a command that was let go of is listed, joined, written to and ended', async () => {
+  await using at = await open()
+  await using sandbox = await at.tutti.sandboxes.create()
+  const script = 'echo one; read a; echo "two $a" >&2; read b; echo "three $b"; exit 7'
+  const running = await sandbox.start(script, { detached: true })
+  const { pid } = await running.started
+  assert.equal(String((await once(running.stdout, 'data'))[0]), 'one\n')
+  running.close()
+  running.exited.catch(() => {})
+  const [listed] = await sandbox.processes()
+  assert.deepEqual(listed, { pid, command: ['/bin/sh', '-c', script], startedAt: 1, running: true, code: null })
+  const joined = await sandbox.attach(pid)
+  assert.deepEqual(await joined.started, { pid, from: 0, terminal: false })
+  await assert.rejects(sandbox.attach(pid), { code: 'conflict', message: /somebody is attached/ })
+  joined.stdin.write('x\n')
+  await sandbox.sendInput(pid, 'y\n', { end: true })
+  assert.deepEqual(await Promise.all([text(joined.stdout), text(joined.stderr), joined.exited]), [
+    'one\nthree y\n',
+    'two x\n',
+    { code: 7 },
+  ])
+  assert.deepEqual(
+    (await sandbox.processes()).map(({ code }) => code),
+    [7],
+  )
+
+  const sleeping = await sandbox.start('echo up; exec sleep 1000', { detached: true, stdin: false })
+  const sleeper = (await sleeping.started).pid
+  await sandbox.signal(sleeper)
+  assert.deepEqual(await sleeping.exited, { code: 143 })
+  await assert.rejects(sandbox.attach(4_194_304), { code: 'not_found' })
+  await assert.rejects(sandbox.attach(0), { code: 'invalid' })
 })
 
 test('files go in and out whole, of any size, and their absence has a name', async () => {
@@ -227,4 +262,87 @@ test('a template is built with its context, says what it does, and can be follow
   for (let tries = 0; at.node.builds.has(build.id) && tries < 200; tries += 1)
     await new Promise((resolve) => setTimeout(resolve, 10))
   assert.ok(!at.node.builds.has(build.id))
+})
+
+test('who does not wait for a build finds its tags and aliases all the same, and its credentials nowhere', async () => {
+  await using at = await open()
+  const given: unknown[] = []
+  at.node.buildScript = (say, _context, { credentials }) => {
+    given.push(credentials)
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  const recipe = { from: { image: 'registry.example/private:1' }, steps: [] }
+  const credentials = { username: 'ada', password: 'open sesame' }
+  const { build } = await at.client.buildTemplate({
+    template: 'web',
+    body: { recipe, tags: ['v1'], aliases: ['www', 'site'], credentials },
+  })
+  assert.equal(build.status, 'building')
+  for await (const _line of at.client.buildLogs({ build: build.id, follow: true })) void _line
+  const { template } = await at.tutti.templates.get('www')
+  assert.deepEqual([template.tags, template.aliases], [{ v1: build.id }, ['www', 'site']])
+  assert.deepEqual(given, [credentials])
+  const { view } = at.world.control.store
+  for (const table of ['builds', 'templates', 'events', 'audit'] as const)
+    assert.doesNotMatch(JSON.stringify([...view.all(table)]), /sesame/, table)
+  const taken = at.client.buildTemplate({ template: 'other', body: { recipe, aliases: ['www'] } })
+  await assert.rejects(taken, { code: 'conflict', message: '"www" is template "web" already' })
+  const nobody = { username: 'a:b', password: 'x' }
+  await assert.rejects(at.client.buildTemplate({ template: 'web', body: { recipe, credentials: nobody } }), /colon/)
+})
+
+test('a build that was copied into the stores of nodes is imported, and once more when it lies on another', async () => {
+  await using at = await open()
+  const other = await at.world.addNode('b')
+  const id = '0123456789abcdef' as BuildId
+  const wanted = { body: { build: id, template: 'moved', tag: 'v1' } }
+  await assert.rejects(at.client.importBuild(wanted), {
+    code: 'not_found',
+    message: `build ${id} cannot be imported: no node has it; "tutti build copy" brings it there`,
+  })
+  at.node.builds.add(id)
+  const { build } = await at.client.importBuild(wanted)
+  assert.deepEqual(
+    [build.status, build.reason, build.template, build.nodes],
+    ['ready', 'snapshot', 'moved', [at.node.id]],
+  )
+  await using sandbox = await at.tutti.sandboxes.create({ template: 'moved:v1' })
+  assert.equal(sandbox.info.build, id)
+  await assert.rejects(at.client.importBuild({ body: { build: id, node: 'b' } }), /node "b" does not have it/)
+  other.builds.add(id)
+  const again = await at.client.importBuild({ body: { build: id, node: 'b' } })
+  assert.deepEqual([again.build.nodes, again.build.template], [[at.node.id, other.id], 'moved'])
+  assert.equal((await at.tutti.sandboxes.create({ template: id, node: 'b' })).info.node, other.id)
+})
+
+test('operators see states, durations, failures and what nodes measure', async () => {
+  await using at = await open()
+  const sandbox = await at.tutti.sandboxes.create()
+  await sandbox.pause()
+  await assert.rejects(at.tutti.sandboxes.create({ template: 'none' }), { code: 'not_found' })
+  const dying = await at.tutti.sandboxes.create()
+  await at.node.crash(dying.id as SandboxId, 'its VM ended')
+  const blocks = { wholeBytes: 10, fetchedBytes: 20, downloadedBytes: 30, readBytes: 40, writtenBytes: 50 }
+  await at.node.report({ measures: { starts: { running: 1, waiting: 2, none: 3 }, freeMemory: 7, blocks } })
+  let text = ''
+  for (let tries = 0; !text.includes('tutti_node_memory_free_bytes{') && tries < 200; tries += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    text = await at.client.metrics()
+  }
+  for (const line of [
+    'tutti_sandboxes{state="paused"} 1',
+    'tutti_sandboxes{state="failed"} 1',
+    'tutti_sandboxes{state="running"} 0',
+    'tutti_builds{state="ready"} 2',
+    'tutti_sandbox_operation_seconds_count{operation="create"} 2',
+    'tutti_sandbox_operation_seconds_count{operation="pause"} 1',
+    'tutti_sandbox_operation_failures_total{operation="create",code="not_found"} 1',
+    'tutti_sandboxes_failed_total 1',
+    'tutti_node_sandbox_memory_reserved_bytes{node="a"} 0',
+    'tutti_node_memory_free_bytes{node="a"} 7',
+    'tutti_node_sandbox_starts_total{node="a",ahead="waiting"} 2',
+    'tutti_node_chunk_bytes{node="a",kind="fetched"} 20',
+    'tutti_node_block_bytes_total{node="a",direction="downloaded"} 30',
+  ])
+    assert.ok(text.includes(`${line}\n`), `${line} is missing in ${text}`)
 })

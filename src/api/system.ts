@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream'
 import type { Control } from '../control/control.ts'
+import type { SandboxControl } from '../control/sandboxes/sandboxes.ts'
 import type { Sessions } from '../control/sessions/sessions.ts'
 import { OctetAnswer } from '../http/route.ts'
 import type { Handlers } from './handlers.ts'
@@ -10,14 +11,15 @@ type SystemHandlers = Pick<Handlers, 'health' | 'status' | 'openapi' | 'metrics'
 export interface SystemOptions {
   control: Control
   sessions: Sessions
+  sandboxes: SandboxControl
   version: string
   document: Record<string, unknown>
 }
 
-export function systemHandlers({ control, sessions, version, document }: SystemOptions): SystemHandlers {
+export function systemHandlers({ control, sessions, sandboxes, version, document }: SystemOptions): SystemHandlers {
   const { store, clock } = control
   const startedAt = clock.now()
-  const metrics = createMetrics({ control, sessions })
+  const metrics = createMetrics({ control, sessions, sandboxes })
   return {
     health: () => ({ ok: true }),
     status: ({ caller }) => {

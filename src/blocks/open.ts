@@ -12,7 +12,7 @@ import { fileObjects } from './objects/file.ts'
 import { referenceKey } from './objects/keys.ts'
 import { retrying } from './objects/retry.ts'
 import type { ObjectStore } from './objects.ts'
-import { type CollectReport, collect, defaultGraceMs } from './operations/collect.ts'
+import { type CollectOptions, type CollectReport, collect, defaultGraceMs } from './operations/collect.ts'
 import { adopt } from './store/adopt.ts'
 import { makeBuildWriter } from './store/build-writer.ts'
 import { noSuchBuild, readManifest, readReference, writeReference } from './store/builds.ts'
@@ -38,7 +38,7 @@ export interface LocalContentStore extends ContentStore, AsyncDisposable {
   /** Makes room when more than `highBytes` of packs lie here: the coldest ones go until `lowBytes` are left. */
   trim(budget: CacheBudget): Promise<TrimReport>
   /** Removes what no reference of this directory leads to; see `collect`. */
-  collect(options?: { graceMs?: number; dryRun?: boolean }): Promise<CollectReport>
+  collect(options?: Omit<CollectOptions, 'clock'>): Promise<CollectReport>
   /** Makes a build of packs that were copied into the directory; a `conflict` when one of them is not there any more. */
   adopt(manifest: Manifest, reference: string): Promise<void>
 }

@@ -1,13 +1,21 @@
 import type { Manifest } from '../blocks/manifest.ts'
 import { Fault } from '../model/fault.ts'
-import type { BuildScope } from './build-template.ts'
+import type { BuildParts } from './parts.ts'
 
-/** The layer of a key, if this store has it whole. */
-export async function findLayer({ parts: { blocks }, signal }: BuildScope, key: string): Promise<Manifest | undefined> {
-  const { build } = await blocks.ask('reference', { name: layerReference(key) }, { signal })
+interface LayerScope {
+  parts: Pick<BuildParts, 'blocks'>
+  signal: AbortSignal
+}
+
+/** The layer of a key, if this store has it whole. To find it is to use it, and its name says when that was last. */
+export async function findLayer({ parts: { blocks }, signal }: LayerScope, key: string): Promise<Manifest | undefined> {
+  const name = layerReference(key)
+  const { build } = await blocks.ask('reference', { name }, { signal })
   if (build === null) return undefined
   try {
-    return (await blocks.ask('manifest', { build }, { signal })).manifest
+    const { manifest } = await blocks.ask('manifest', { build }, { signal })
+    await blocks.ask('setReference', { name, build }, { signal })
+    return manifest
   } catch (error) {
     if (error instanceof Fault && error.code === 'not_found') return undefined
     throw error

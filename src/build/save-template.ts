@@ -103,7 +103,9 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const reference = `build/${build}`
   const { addedBytes } = await storeStill({ ...still, id: build, reason: 'template', reference, prefetch })
   report('save', `saved as ${build}, ${formatSize(first.addedBytes + addedBytes)} new`)
-  return (await blocks.ask('manifest', { build }, { signal })).manifest
+  const { manifest } = await blocks.ask('manifest', { build }, { signal })
+  // Most of it came with the trial, which goes: to whoever is told, all of it is this build's.
+  return { ...manifest, addedBytes: first.addedBytes + addedBytes }
 }
 
 /** The network that clones will most likely be given, so that they need not set it; nothing leads anywhere from here. */

@@ -38,7 +38,7 @@ export interface TestBuilder extends AsyncDisposable {
 }
 
 export interface TestBuild
-  extends Partial<Pick<BuildTemplateOptions, 'build' | 'from' | 'noCache' | 'signal' | 'template'>> {
+  extends Partial<Pick<BuildTemplateOptions, 'build' | 'from' | 'noCache' | 'credentials' | 'signal' | 'template'>> {
   /** Directory with the files of COPY. */
   context?: string
   progress?: (entry: BuildProgress) => void
@@ -93,6 +93,7 @@ export async function openTestBuilder(): Promise<TestBuilder> {
         template: options.template ?? 'test',
         from: options.from,
         noCache: options.noCache ?? false,
+        credentials: options.credentials,
         parts,
         progress: (entry) => {
           log.push(entry)

@@ -7,9 +7,31 @@ import type { Cli, Output } from './cli.ts'
 export function attach(
   cli: Cli,
   execution: Execution,
-  { terminal, interactive }: { terminal: boolean; interactive: boolean },
+  { terminal, interactive, mayLeave = false }: AttachOptions,
 ): Promise<number> {
-  return terminal ? withTerminal(cli, execution) : withPipes(cli, execution, interactive)
+  return terminal ? withTerminal(cli, execution, mayLeave) : withPipes(cli, execution, interactive)
+}
+
+interface AttachOptions {
+  terminal: boolean
+  interactive: boolean
+  /** Ctrl-] on a terminal lets go of the command, which goes on. */
+  mayLeave?: boolean
+}
+
+/** Shows what a command writes until it ends. Ctrl-C lets go of it, and it goes on. */
+export async function watchOutput(cli: Cli, execution: Execution): Promise<number> {
+  const left = Promise.withResolvers<{ code: number }>()
+  using _interrupt = cli.onInterrupt(() => left.resolve({ code: 130 }))
+  const outputs = Promise.all([copy(execution.stdout, cli.stdout), copy(execution.stderr, cli.stderr)])
+  outputs.catch(() => {})
+  const ended = execution.exited.then(async (exit) => {
+    await outputs
+    return exit
+  })
+  const { code } = await Promise.race([left.promise, ended])
+  execution.close()
+  return code
 }
 
 /** Ctrl-C goes to the command; pressed again without the command ending, it ends us. */
@@ -30,19 +52,28 @@ async function withPipes(cli: Cli, execution: Execution, interactive: boolean): 
   return code
 }
 
+/** Ctrl-], as in telnet. */
+const leaveKey = 0x1d
+
 /** Every key goes to the command as it is pressed. Our terminal is put back whatever happens. */
-async function withTerminal(cli: Cli, execution: Execution): Promise<number> {
+async function withTerminal(cli: Cli, execution: Execution, mayLeave: boolean): Promise<number> {
   const resize = () => execution.resize(sizeOf(cli.stdout))
   cli.stdout.on('resize', resize)
   cli.stdin.setRawMode?.(true)
   const putBack = () => cli.stdin.setRawMode?.(false)
   process.once('exit', putBack)
   try {
+    // It may have been started on a terminal of another size.
+    if (mayLeave) resize()
+    const left = Promise.withResolvers<undefined>()
+    if (mayLeave) cli.stdin.on('data', (keys: Buffer) => void (keys.includes(leaveKey) && left.resolve(undefined)))
     cli.stdin.pipe(execution.stdin)
     const output = copy(execution.stdout, cli.stdout)
-    const { code } = await execution.exited
-    await output
-    return code
+    output.catch(() => {})
+    const exit = await Promise.race([execution.exited, left.promise])
+    if (exit) await output
+    else execution.close()
+    return exit?.code ?? 0
   } finally {
     putBack()
     process.off('exit', putBack)

@@ -112,6 +112,7 @@ const specs: (Omit<CommandSpec, 'load'> & { name: `build ${keyof BuildCommands}`
       store,
       { flags: '--dry-run', help: 'only say it' },
       { flags: '--grace <duration>', help: 'how long something must have been of no use (default 24h)' },
+      { flags: '--layers <duration>', help: 'how long layers stay that no build of a template uses (default 30d)' },
       ...reads,
     ],
   },
@@ -129,9 +130,23 @@ const specs: (Omit<CommandSpec, 'load'> & { name: `build ${keyof BuildCommands}`
   },
 ]
 
+/** Needs the control plane alone. */
+const importCommand: CommandSpec = {
+  name: 'build import',
+  summary: "make a build known that was copied into a node's store",
+  arguments: [['<build>', 'its id']],
+  options: [
+    { flags: '--node <node>', help: 'where it lies; by default all nodes are asked' },
+    { flags: '--template <name[:tag]>', help: 'put it under this name' },
+    ...reads,
+  ],
+  load: () => import('./commands/build-import.ts'),
+}
+
 export function buildCommandTable(commands: Partial<BuildCommands> = {}): CommandSpec[] {
-  return specs.flatMap((spec) => {
+  const known = specs.flatMap((spec) => {
     const load = commands[spec.name.slice('build '.length) as keyof BuildCommands]
     return load ? [{ ...spec, load }] : []
   })
+  return [...known, importCommand]
 }

@@ -56,7 +56,7 @@ export async function readSecretOption(value: string): Promise<string> {
 export async function readSecretFile(path: string, cli?: Cli): Promise<string> {
   if (path === '-' && cli) return (await readAll(cli.stdin)).trim()
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new Fault('invalid', `cannot read the token from ${path}: ${error.code ?? error.message}`)
+    throw new Fault('invalid', `cannot read a secret from ${path}: ${error.code ?? error.message}`)
   })
   return text.trim()
 }

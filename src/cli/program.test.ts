@@ -20,6 +20,9 @@ test('without words, and with --help, the help is on standard output', async () 
     assert.equal(err, '')
   }
   assert.match((await shell.run('token', 'create', '--help')).out, /--uses <count>/)
+  assert.match((await shell.run('help', 'sandbox', 'attach')).out, /Usage: tutti sandbox attach/)
+  assert.match((await shell.run('help', 'run')).out, /Usage: tutti run/)
+  assert.match((await shell.run('help', 'sandbox', 'atach')).err, /did you mean "attach"/)
 })
 
 test('every command explains itself, and its module is there', async () => {

@@ -32,7 +32,9 @@ export async function runCli(
 async function parseAndRun(argv: readonly string[], table: readonly CommandSpec[], cli: Cli): Promise<number> {
   const { Command, CommanderError, Option } = await import('commander')
   const dashes = argv.indexOf('--')
-  const words = dashes < 0 ? argv : argv.slice(0, dashes)
+  const said = dashes < 0 ? argv : argv.slice(0, dashes)
+  // The parser's own help knows one word, and half of our commands have two.
+  const words = said[0] === 'help' && said.length > 1 ? [...said.slice(1), '--help'] : said
   const rest = dashes < 0 ? [] : argv.slice(dashes + 1)
   let exitCode: number = exitCodes.ok
 

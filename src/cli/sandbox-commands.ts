@@ -70,7 +70,10 @@ export const sandboxCommands: readonly CommandSpec[] = [
     options: [
       { flags: '-i, --interactive', help: 'pass standard input on' },
       { flags: '-t, --tty', help: 'give the command a terminal' },
-      { flags: '-d, --detach', help: 'let it go on by itself' },
+      {
+        flags: '-d, --detach',
+        help: 'let it go on by itself, and print its process id; with -i or -t its input stays open',
+      },
       env,
       cwd,
       user,
@@ -79,6 +82,37 @@ export const sandboxCommands: readonly CommandSpec[] = [
     passThrough: true,
     completes: 'sandboxes',
     load: () => import('./commands/sandbox-exec.ts'),
+  },
+  {
+    name: 'sandbox ps',
+    summary: 'list the commands of a sandbox that run',
+    arguments: [sandbox],
+    options: [{ flags: '-a, --all', help: 'also the last that ended' }, ...reads],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-ps.ts'),
+  },
+  {
+    name: 'sandbox attach',
+    summary: 'join a command in a sandbox again; its exit code is ours',
+    arguments: [sandbox, ['<pid>', 'as "sandbox exec -d" printed it, or "sandbox ps"']],
+    options: [
+      { flags: '-i, --interactive', help: 'pass standard input and Ctrl-C on; Ctrl-] leaves a terminal' },
+      { flags: '--from <offset>', help: 'leave out so many bytes of what it wrote so far; the last MiB is kept' },
+      context,
+    ],
+    completes: 'sandboxes',
+    load: () => import('./commands/sandbox-attach.ts'),
+  },
+  {
+    name: 'sandbox signal',
+    summary: 'send a signal to a command in a sandbox, and to what it started',
+    arguments: [
+      ['<signal>', 'such as TERM or SIGKILL'],
+      sandbox,
+      ['<pid>', 'as "sandbox exec -d" printed it, or "sandbox ps"'],
+    ],
+    options: [context],
+    load: () => import('./commands/sandbox-signal.ts'),
   },
   {
     name: 'sandbox cp',

@@ -15,6 +15,12 @@ export function timeoutOf(text: string): number | null {
   throw new Fault('invalid', `"${text}" is not a duration such as 90s or 1h30m, nor "never"`)
 }
 
+/** The process id of a command in a sandbox. */
+export function pidOf(word: string): number {
+  if (/^[1-9]\d{0,6}$/.test(word)) return Number(word)
+  throw new Fault('invalid', `"${word}" is not a process id; "tutti sandbox ps SANDBOX" lists them`)
+}
+
 /** `allow`, `deny`, or what `--allow` lists; undefined when nothing is said. */
 export function egressOf(policy: string | undefined, options: Record<string, unknown>): Egress | undefined {
   const listed = textsOption(options, 'allow')

@@ -43,6 +43,8 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
     new RegExp(`${id} +- +base +a +running +(10m|600s), then kill +\\ds +team=x`),
   )
   assert.equal(await at.run('sandbox', 'list', '-m', 'team=y', '-o', 'name'), '')
+  assert.match(await at.run('sandbox', 'list', '-m', 'team=y'), /^No sandbox is like that/)
+  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /"phase" in the query: it must be one of/)
   assert.match(await at.run('sandbox', 'info', id.slice(0, 6)), /egress +deny[\s\S]*was created by all from "base"/)
   assert.match(await at.run('sandbox', 'metrics', id), /memory +64 MiB of 256 MiB/)
   assert.match(await at.run('sandbox', 'logs', id), /Linux version/)
@@ -67,9 +69,39 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
   assert.equal(at.node.sandboxes.size, 0)
 })
 
+test('a command goes on by itself, and is listed, joined and ended', async () => {
+  await using at = await open()
+  const id = (await at.run('sandbox', 'create')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), /No command runs there/)
+  const pid = (await at.run('sandbox', 'exec', '-d', id, '--', 'sh', '-c', 'echo up; cat; exit 3')).trim()
+  assert.match(pid, /^\d+$/)
+  // Without -i its input is empty, so that cat ends.
+  assert.deepEqual(await at.shell.run('sandbox', 'attach', id, pid), { code: 3, out: 'up\n', err: '' })
+  assert.match(
+    await at.run('sandbox', 'ps', id, '-a'),
+    new RegExp(`${pid} +exited 3 +\\d.* +sh -c echo up; cat; exit 3`),
+  )
+  const waiting = (await at.run('sandbox', 'exec', '-di', id, '--', 'sh', '-c', 'read a; echo "got $a"')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), new RegExp(`${waiting} +running`))
+  assert.equal(await at.run('sandbox', 'ps', id, '-o', 'name'), `${waiting}\n`)
+  at.shell.stdin.end('this\n')
+  assert.equal((await at.shell.run('sandbox', 'attach', '-i', id, waiting)).out, 'got this\n')
+  const sleeper = (await at.run('sandbox', 'exec', '-d', id, 'sleep', '1000')).trim()
+  assert.match(await at.run('sandbox', 'signal', 'term', id, sleeper), /SIGTERM is sent/)
+  assert.equal((await at.shell.run('sandbox', 'attach', id, sleeper)).code, 143)
+  const onTerminal = (await at.run('sandbox', 'exec', '-dt', id, '--', 'sh', '-c', 'read a; exit 4')).trim()
+  assert.match(await at.run('sandbox', 'ps', id), new RegExp(`${onTerminal} +running`))
+  await at.run('sandbox', 'signal', 'KILL', id, onTerminal)
+  assert.match((await at.shell.run('sandbox', 'attach', id, 'x')).err, /"x" is not a process id/)
+})
+
 test('forks of which only some come to be are told, with a code', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create')).trim()
+  assert.match(
+    (await at.shell.run('sandbox', 'fork', id, '-n', '0')).err,
+    /"count" in the body: it must be at least 1\n/,
+  )
   at.node.forkFault = (child) => (child === 0 ? 'no memory is free' : undefined)
   const { code, out, err } = await at.shell.run('sandbox', 'fork', id, '-n', '2')
   assert.equal(code, 1)
@@ -155,14 +187,42 @@ test('a template is built from a file, an image or another template, and says wh
   await at.run('template', 'tag', 'web:v1', 'web:latest')
   await at.run('template', 'alias', 'web', 'www')
   assert.match(await at.run('template', 'list'), /web +latest v1 +[0-9a-z]{16} +www/)
+  assert.match(await at.run('template', 'tag', 'web', 'web:v2', 'web:v3'), /web:v3 leads to build [0-9a-z]{16}\n/)
+  assert.equal(await at.run('template', 'tag', '--remove', 'web:v2', 'web:v3'), 'web:v2 is gone\nweb:v3 is gone\n')
   at.node.buildScript = () => {
     throw new Fault('invalid', 'Dockerfile:3: RUN true failed with 2')
   }
   const failed = await at.shell.run('template', 'build', at.directory, '--name', 'web')
   assert.match(failed.err, /tutti: Dockerfile:3: RUN true failed with 2\n/)
+  assert.equal(failed.err.match(/RUN true failed/g)?.length, 1)
   assert.notEqual(failed.code, 0)
   await at.run('template', 'delete', 'web')
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
+})
+
+test('the password of a registry comes from a file, standard input or the environment', async () => {
+  await using at = await open()
+  const seen: unknown[] = []
+  at.node.buildScript = (say, _context, { credentials }) => {
+    seen.push(credentials)
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  const file = join(at.directory, 'password')
+  await writeFile(file, 'open sesame\n', { mode: 0o600 })
+  const build = ['template', 'build', '--image', 'registry.example/app', '--name', 'web', '--registry-user', 'ada']
+  await at.run(...build, '--registry-password-file', file)
+  at.shell.stdin.end('from stdin\n')
+  await at.run(...build, '--alias', 'www', '--registry-password-file', '-')
+  assert.deepEqual(seen, [
+    { username: 'ada', password: 'open sesame' },
+    { username: 'ada', password: 'from stdin' },
+  ])
+  assert.match(await at.run('template', 'list'), /web +latest.* www/)
+  const missing = await at.shell.run(...build)
+  assert.equal(missing.code, 2)
+  assert.match(missing.err, /password of registry user "ada" is missing: TUTTI_REGISTRY_PASSWORD is not set/)
+  const from = await at.shell.run('template', 'build', '--from', 'web', '--name', 'x', '--registry-user', 'ada')
+  assert.match(from.err, /this begins from a template/)
 })
 
 test('what is wrong with a command for sandboxes is told before anything is asked', async () => {

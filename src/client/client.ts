@@ -6,7 +6,13 @@ import { routes } from '../contract/routes.ts'
 import { Fault } from '../model/fault.ts'
 import type { FileEvent } from '../model/guest.ts'
 import { readBuildLog } from './build-log.ts'
-import { type ExecOptions, type Execution, openExecution, type SandboxExecOptions } from './exec.ts'
+import {
+  type ExecOptions,
+  type Execution,
+  openExecution,
+  type SandboxAttachOptions,
+  type SandboxExecOptions,
+} from './exec.ts'
 import { openForward } from './forward.ts'
 import { KeptSockets } from './kept-sockets.ts'
 import { type LogChunk, readLogs } from './logs.ts'
@@ -38,6 +44,8 @@ interface Streams {
   metrics(options?: CallOptions): Promise<string>
   /** Runs a command in a sandbox. Aborting `signal` kills it, unless it is detached. */
   execSandbox(input: Input<'execSandbox'>, request: SandboxExecOptions, options?: CallOptions): Promise<Execution>
+  /** Joins a command in a sandbox again. Aborting `signal` lets go of it. */
+  attachSandbox(input: Input<'attachSandbox'>, request: SandboxAttachOptions, options?: CallOptions): Promise<Execution>
   /** A connection to a TCP port of a sandbox. */
   forwardSandbox(input: Input<'forwardSandbox'>, options?: CallOptions): Promise<Duplex>
   sandboxConsole(input: Input<'sandboxConsole'>, options?: CallOptions): Promise<string>
@@ -117,6 +125,7 @@ export function createClient(options: ClientOptions): Client {
       return readText(await expectStream(reply))
     },
     execSandbox: (input, request, call) => openExecution(sockets, pathOf('execSandbox', input), request, call),
+    attachSandbox: (input, request, call) => openExecution(sockets, pathOf('attachSandbox', input), request, call),
     forwardSandbox: (input, call) => openForward(transport, pathOf('forwardSandbox', input), call),
     sandboxConsole: async (input, call) => readText(await bytes(transport, 'sandboxConsole', input, call)),
     readSandboxFile: (input, call) => bytes(transport, 'readSandboxFile', input, call),

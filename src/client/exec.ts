@@ -2,7 +2,7 @@ import { Readable, Writable } from 'node:stream'
 import type { RawData, WebSocket } from 'ws'
 import type { z } from 'zod'
 import type { ExecRequest } from '../contract/allocation.ts'
-import type { SandboxExecRequest } from '../contract/sandbox.ts'
+import type { SandboxAttachRequest, SandboxExecRequest } from '../contract/sandbox.ts'
 import { Fault } from '../model/fault.ts'
 import { type FrameKind, frame } from '../wire/frames.ts'
 import type { KeptSockets } from './kept-sockets.ts'
@@ -12,6 +12,8 @@ import type { TransportSocket } from './transport.ts'
 
 export type ExecOptions = z.input<typeof ExecRequest>
 export type SandboxExecOptions = z.input<typeof SandboxExecRequest>
+export type SandboxAttachOptions = z.input<typeof SandboxAttachRequest>
+type Request = ExecOptions | SandboxExecOptions | SandboxAttachOptions
 
 /** A command that runs inside a task or a sandbox. */
 export interface Execution {
@@ -27,6 +29,16 @@ export interface Execution {
   close(): void
   /** Settles when the command has ended; rejects when the connection broke first. 128 + n for death by signal n. */
   readonly exited: Promise<{ code: number }>
+  /** How to join it again, when it runs in a sandbox; rejects when it ended without having said so. */
+  readonly started: Promise<Started>
+}
+
+export interface Started {
+  /** Its process id in the sandbox. */
+  pid: number
+  /** Where in all that it ever wrote its output begins here. */
+  from: number
+  terminal: boolean
 }
 
 /** A frame of standard input is at most this long. */
@@ -35,7 +47,7 @@ const maxChunk = 64 * 1024
 export async function openExecution(
   sockets: KeptSockets,
   path: string,
-  request: ExecOptions | SandboxExecOptions,
+  request: Request,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Execution> {
   for (;;) {
@@ -54,13 +66,15 @@ interface Begun {
 
 async function begin(
   { socket }: TransportSocket,
-  request: ExecOptions | SandboxExecOptions,
+  request: Request,
   { signal, done }: { signal: AbortSignal | undefined; done: () => void },
 ): Promise<Begun> {
   const exited = Promise.withResolvers<{ code: number }>()
   // Somebody who only reads the output need not look at the exit.
   exited.promise.catch(() => {})
-  const started = Promise.withResolvers<Begun>()
+  const begun = Promise.withResolvers<Begun>()
+  const started = Promise.withResolvers<Started>()
+  started.promise.catch(() => {})
   const line: Line = { socket, isOver: false }
   const stdout = output(line)
   const stderr = output(line)
@@ -70,14 +84,16 @@ async function begin(
     socket.off('message', onMessage).off('error', onError).off('close', onClose)
     stdout.push(null)
     stderr.push(null)
+    started.reject(new Fault('unavailable', 'the node did not say how the command can be joined again'))
   }
   const fail = (error: unknown) => {
     if (line.isOver) return
+    started.reject(error)
     finish()
     // What comes of closing it is nobody's business any more.
     socket.on('error', () => {})
     socket.close()
-    started.reject(error)
+    begun.reject(error)
     exited.reject(error)
   }
   const onAbort = () => socket.terminate()
@@ -85,11 +101,12 @@ async function begin(
     const bytes = toBuffer(data)
     if (!isBinary) {
       const fault = refusal(bytes)
-      return fault ? fail(fault) : started.resolve({ execution })
+      return fault ? fail(fault) : begun.resolve({ execution })
     }
     const payload = bytes.subarray(1)
     if (bytes[0] === frame.stdout) keep(socket, stdout, payload)
     else if (bytes[0] === frame.stderr) keep(socket, stderr, payload)
+    else if (bytes[0] === frame.started) started.resolve(JSON.parse(payload.toString('utf8')) as Started)
     else if (bytes[0] === frame.fault) fail(parseFault(payload))
     else if (bytes[0] === frame.exit) {
       finish()
@@ -100,7 +117,7 @@ async function begin(
   const onError = (cause: Error) => fail(new Fault('unavailable', 'the connection to the command broke', { cause }))
   const onClose = (code: number) => {
     // In good order and without an answer: it had waited for a request for too long.
-    if (code === normalClosure) started.resolve({ isOutdated: true })
+    if (code === normalClosure) begun.resolve({ isOutdated: true })
     fail(signal?.aborted ? signal.reason : new Fault('unavailable', closedEarly))
   }
   const execution: Execution = {
@@ -111,11 +128,12 @@ async function begin(
     kill: (name) => post(line, frame.signal, name),
     close: () => void (line.isOver || socket.close()),
     exited: exited.promise,
+    started: started.promise,
   }
   signal?.addEventListener('abort', onAbort, { once: true })
   socket.on('message', onMessage).on('error', onError).on('close', onClose)
   socket.send(JSON.stringify({ ...request, keep: true }))
-  return started.promise
+  return begun.promise
 }
 
 /** What an execution may still do to a socket that goes on to others: once it is over, nothing. */

@@ -5,9 +5,13 @@ import type { PublicBuild } from '../contract/build.ts'
 import type { PublicSandbox } from '../contract/sandbox.ts'
 import { Fault } from '../model/fault.ts'
 import type { FileEntry, FileEvent, GuestMetrics, GuestProcess } from '../model/guest.ts'
+import type { signalNames } from '../model/job.ts'
 import type { Egress } from '../model/sandbox.ts'
 import type { Client } from './client.ts'
 import type { Execution, SandboxExecOptions } from './exec.ts'
+
+/** Of standard input at a time: as base64 it fits a request. */
+const inputBytes = 128 * 1024
 
 /** A command line for `/bin/sh -c`, or a program with its arguments. */
 export type Command = string | readonly string[]
@@ -16,6 +20,8 @@ export type RunOptions = Omit<SandboxExecOptions, 'command' | 'terminal'> & {
   /** Standard input, whole. */
   input?: string | Uint8Array | undefined
 }
+
+export type SignalName = (typeof signalNames)[number]
 
 export interface RunResult {
   /** 128 + n for death by signal n. */
@@ -79,8 +85,34 @@ export class Sandbox implements AsyncDisposable {
     )
   }
 
+  /** Commands that were started in it: those that run, and the last that ended. */
   async processes(): Promise<GuestProcess[]> {
     return (await this.#client.sandboxProcesses({ sandbox: this.id })).processes
+  }
+
+  /**
+   * Joins a command again that was let go of: what it has written as far as that is kept (1 MiB), or from an offset in
+   * all that it ever wrote; then as it goes on. One at a time may be joined to a command.
+   */
+  attach(pid: number, { from, signal }: { from?: number; signal?: AbortSignal } = {}): Promise<Execution> {
+    const request = { pid, ...(from === undefined ? {} : { from }) }
+    return this.#client.attachSandbox({ sandbox: this.id }, request, { signal })
+  }
+
+  /** Sends a signal to a command, and to what it started. */
+  async signal(pid: number, signal: SignalName = 'SIGTERM'): Promise<void> {
+    await this.#client.signalSandboxProcess({ sandbox: this.id, pid, body: { signal } })
+  }
+
+  /** Writes to a command's standard input, also while somebody is attached to it; `end` closes it after that. */
+  async sendInput(pid: number, data: string | Uint8Array, { end = false }: { end?: boolean } = {}): Promise<void> {
+    const bytes = Buffer.from(data as Uint8Array)
+    for (let at = 0; at === 0 || at < bytes.length; at += inputBytes) {
+      const piece = bytes.subarray(at, at + inputBytes).toString('base64')
+      const isLast = at + inputBytes >= bytes.length
+      const body = { data: piece, encoding: 'base64', end: end && isLast } as const
+      await this.#client.writeSandboxInput({ sandbox: this.id, pid, body })
+    }
   }
 
   /** A connection to a port inside. */

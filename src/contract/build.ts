@@ -1,8 +1,8 @@
 import { z } from 'zod'
-import { BuildId, NodeId, SandboxId } from '../model/ids.ts'
+import { BuildId, Name, NodeId, SandboxId } from '../model/ids.ts'
 import { type Build, buildReasons, buildStatuses, MachineShape } from '../model/sandbox.ts'
 import { endpoint } from './endpoint.ts'
-import { Flag, Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { Flag, Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { routes } from './routes.ts'
 
 export const PublicBuild = z
@@ -81,6 +81,19 @@ export const buildEndpoints = {
     role: 'compute:read',
     summary: 'Shows a build.',
     params,
+    answer: z.object({ build: PublicBuild, index: Index }),
+    faults: ['not_found', 'conflict'],
+  }),
+  importBuild: endpoint({
+    ...routes.importBuild,
+    role: 'compute:write',
+    summary: "Makes a build known that was copied into nodes' stores, or that one known lies on more of them.",
+    body: z.strictObject({
+      build: BuildId,
+      node: Reference.optional().meta({ description: 'Ask only this node; by default all that are connected.' }),
+      template: Name.optional().meta({ description: 'Put it under this name.' }),
+      tag: Tag.default('latest'),
+    }),
     answer: z.object({ build: PublicBuild, index: Index }),
     faults: ['not_found', 'conflict'],
   }),

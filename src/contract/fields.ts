@@ -8,6 +8,10 @@ export const Reference = z
   .regex(/^[a-z0-9]([a-z0-9-]{0,62})$/, 'must be a name, an id or the beginning of an id')
   .meta({ description: 'A name, an id, or the beginning of an id when only one begins so.' })
 
+export const Tag = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be 1 to 63 letters, digits, dots, dashes or underlines')
+
 export const Flag = z
   .union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')])
   .pipe(z.boolean())

@@ -60,6 +60,7 @@ test('every reference leads somewhere, and every component is used', () => {
     'SnapshotEnd',
     'WatchChange',
     'ExecRequest',
+    'SandboxAttachRequest',
     'SandboxExecRequest',
     'BuildLine',
     'FileEvent',

@@ -6,7 +6,7 @@ import type { Endpoint } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import { CanonicalSpec } from './job.ts'
 import { Problem } from './problem.ts'
-import { SandboxExecRequest } from './sandbox.ts'
+import { SandboxAttachRequest, SandboxExecRequest } from './sandbox.ts'
 import { watchedFile } from './sandbox-guest.ts'
 import { SnapshotEnd, SnapshotRow, WatchChange } from './watch.ts'
 
@@ -28,6 +28,7 @@ export function openApiDocument({ version }: { version: string }): Json {
   for (const schema of [SnapshotRow, SnapshotEnd, WatchChange]) convert(schema, 'output', components)
   convert(ExecRequest, 'input', components)
   convert(SandboxExecRequest, 'input', components)
+  convert(SandboxAttachRequest, 'input', components)
   for (const schema of [PublicBuildLine, watchedFile]) convert(schema, 'output', components)
   return {
     openapi: '3.1.0',

@@ -1,12 +1,15 @@
 import { z } from 'zod'
 import { FileEntry, FileEvent, GuestMetrics, GuestProcess } from '../model/guest.ts'
+import { signalNames } from '../model/job.ts'
 import { endpoint } from './endpoint.ts'
 import { count, Flag } from './fields.ts'
 import { routes } from './routes.ts'
-import { Path, Port, sandboxParams as params, reaching } from './sandbox.ts'
+import { maxProcessId, Path, Port, sandboxParams as params, reaching } from './sandbox.ts'
 
 /** What `watchSandboxFiles` sends as `change`. */
 export const watchedFile = FileEvent
+
+const processParams = params.extend({ pid: count(1, maxProcessId) })
 
 /** The ways into a sandbox. Each resumes a paused one that was made with `autoResume`. */
 export const sandboxGuestEndpoints = {
@@ -24,6 +27,38 @@ export const sandboxGuestEndpoints = {
     summary: 'Lists commands that were started in a sandbox.',
     params,
     answer: z.object({ processes: z.array(GuestProcess) }),
+    faults: reaching,
+  }),
+  attachSandbox: endpoint({
+    ...routes.attachSandbox,
+    role: 'compute:connect',
+    summary: 'Joins a command in a sandbox again, over a WebSocket whose first message is a SandboxAttachRequest.',
+    params,
+    faults: reaching,
+  }),
+  signalSandboxProcess: endpoint({
+    ...routes.signalSandboxProcess,
+    role: 'compute:connect',
+    summary: 'Sends a signal to a command in a sandbox, and to what it started.',
+    params: processParams,
+    body: z.strictObject({ signal: z.enum(signalNames).default('SIGTERM') }),
+    answer: z.object({}),
+    faults: reaching,
+  }),
+  writeSandboxInput: endpoint({
+    ...routes.writeSandboxInput,
+    role: 'compute:connect',
+    summary: 'Writes to the standard input of a command in a sandbox, also while somebody is attached to it.',
+    params: processParams,
+    body: z.strictObject({
+      data: z
+        .string()
+        .max(2 ** 18)
+        .default(''),
+      encoding: z.enum(['utf8', 'base64']).default('utf8'),
+      end: z.boolean().default(false).meta({ description: 'Nothing comes after it.' }),
+    }),
+    answer: z.object({}),
     faults: reaching,
   }),
   sandboxConsole: endpoint({

@@ -3,7 +3,7 @@ import { BuildId, Name, NodeId, SandboxId } from '../model/ids.ts'
 import { Egress, type Sandbox, sandboxPhases, timeoutActions } from '../model/sandbox.ts'
 import { PublicBuild } from './build.ts'
 import { endpoint } from './endpoint.ts'
-import { count, Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { count, Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { Problem } from './problem.ts'
 import { routes } from './routes.ts'
 
@@ -65,9 +65,6 @@ export const From = z
     'must be the name of a template such as "base" or "base:v2", or the id of a build',
   )
   .meta({ description: 'A template or an alias of one, either with a tag, or the id of a build.' })
-export const Tag = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be 1 to 63 letters, digits, dots, dashes or underlines')
 const Path = z.string().min(1).max(4096).meta({ description: 'In the sandbox; relative to its working directory.' })
 const Port = count(1, 65_535)
 
@@ -108,12 +105,30 @@ export const SandboxExecRequest = z
       .optional()
       .meta({ description: 'Give the command a terminal of this size; stderr then comes with stdout.' }),
     detached: z.boolean().default(false).meta({ description: 'It goes on when the WebSocket is closed.' }),
+    stdin: z.boolean().default(true).meta({ description: 'False: its standard input is empty.' }),
     keep: z.boolean().default(false).meta({
       description: 'Keep the socket open for another request when the command has ended.',
     }),
   })
   .meta({ id: 'SandboxExecRequest' })
 export type SandboxExecRequest = z.infer<typeof SandboxExecRequest>
+
+/** As many as Linux may have. */
+export const maxProcessId = 4_194_304
+
+/** The first message of the client on a sandbox's attach WebSocket; then as with exec. */
+export const SandboxAttachRequest = z
+  .strictObject({
+    pid: z.int().min(1).max(maxProcessId).meta({ description: 'As `started` said, or the list of processes.' }),
+    from: z.int().min(0).max(Number.MAX_SAFE_INTEGER).default(0).meta({
+      description: 'Where in all that it ever wrote to begin. The last MiB is kept; a later place is its end.',
+    }),
+    keep: z.boolean().default(false).meta({
+      description: 'Keep the socket open for another request when the command has ended.',
+    }),
+  })
+  .meta({ id: 'SandboxAttachRequest' })
+export type SandboxAttachRequest = z.infer<typeof SandboxAttachRequest>
 
 const params = z.strictObject({ sandbox: Reference })
 const answer = z.object({ sandbox: PublicSandbox, index: Index })

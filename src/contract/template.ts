@@ -3,9 +3,9 @@ import { BuildId, Name } from '../model/ids.ts'
 import type { Template } from '../model/sandbox.ts'
 import { BuildReference, PublicBuild } from './build.ts'
 import { endpoint } from './endpoint.ts'
-import { Index, pageAnswer, pageQuery, Reference, Time } from './fields.ts'
+import { Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { routes } from './routes.ts'
-import { From, Tag } from './sandbox.ts'
+import { From } from './sandbox.ts'
 
 export const PublicTemplate = z
   .object({
@@ -111,13 +111,20 @@ export const templateEndpoints = {
     body: z.strictObject({
       recipe: Recipe,
       tags: z.array(Tag).max(20).default(['latest']).meta({ description: 'That lead to it once it is ready.' }),
+      aliases: z.array(Name).max(20).default([]).meta({ description: 'Other names of the template from then on.' }),
       noCache: z.boolean().default(false),
       node: Reference.optional(),
       context: z.boolean().default(false).meta({ description: 'A context is sent with `sendBuildContext`.' }),
       credentials: z
-        .strictObject({ username: z.string().max(255), password: z.string().max(65_536) })
+        .strictObject({
+          username: z
+            .string()
+            .max(255)
+            .regex(/^[^:]+$/, 'must not be empty, nor have a colon'),
+          password: z.string().min(1).max(65_536),
+        })
         .optional()
-        .meta({ description: 'For the registry of the image. Not kept.' }),
+        .meta({ description: 'For the registry of the image. Given to the node that builds, and kept nowhere.' }),
     }),
     answer: z.object({ build: PublicBuild, index: Index }),
     faults: ['not_found', 'conflict', 'exhausted'],

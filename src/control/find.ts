@@ -54,10 +54,13 @@ export function findSandbox(view: View, reference: string): Sandbox {
   return unique(found, reference, 'sandbox')
 }
 
-function unique<T extends { id: string }>(found: T[], asked: string, noun: string): T {
+const listedBy = { node: 'nodes', allocation: 'ps -a', sandbox: 'sandbox list' }
+
+function unique<T extends { id: string }>(found: T[], asked: string, noun: keyof typeof listedBy): T {
   const [first] = found
   if (first && found.length === 1) return first
-  if (!first) throw new Fault('not_found', `there is no ${noun} "${asked}"`)
+  if (!first)
+    throw new Fault('not_found', `there is no ${noun} "${asked}"; "tutti ${listedBy[noun]}" lists those there are`)
   throw new Fault(
     'conflict',
     `"${asked}" could be any of ${found.length} ${noun === 'sandbox' ? 'sandboxes' : `${noun}s`}, such as ${found

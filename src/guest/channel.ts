@@ -59,6 +59,8 @@ export interface StartRequest extends ExecRequest {
 
 export interface GuestExecution extends Execution {
   readonly pid: number
+  /** Where in all that the command ever wrote its output begins here. */
+  readonly from: number
 }
 
 export interface GuestProcess {

@@ -26,7 +26,9 @@ export function problemOf(fault: Fault): Problem {
 
 /** What a schema objected to, as one fault that lists every mistake by its path. */
 export function faultOfZod(part: string, error: ZodError): Fault {
-  const places = error.issues.slice(0, 50).map((issue) => ({ path: issue.path.join('.'), message: sentenceOf(issue) }))
+  // What stands in a query is one text, whatever it is taken apart to.
+  const pathOf = ({ path }: ZodError['issues'][number]) => (part === 'the query' ? path.slice(0, 1) : path).join('.')
+  const places = error.issues.slice(0, 50).map((issue) => ({ path: pathOf(issue), message: sentenceOf(issue) }))
   const first = places[0]
   const where = first?.path ? `"${first.path}" in ${part}` : part
   const more = places.length > 1 ? ` (and ${places.length - 1} more)` : ''
@@ -37,7 +39,23 @@ export function faultOfZod(part: string, error: ZodError): Fault {
 function sentenceOf(issue: ZodError['issues'][number]): string {
   if (issue.code === 'invalid_value') return `it must be ${oneOf(issue.values.map(String))}`
   if (issue.code === 'unrecognized_keys') return `nothing is known of ${issue.keys.map((key) => `"${key}"`).join(', ')}`
+  // A bound that says nothing of its own.
+  if (issue.code === 'too_small' && issue.message.startsWith('Too small'))
+    return `it must ${sizeWord(issue.origin)} at least ${issue.minimum}${unitOf(issue.origin, issue.minimum)}`
+  if (issue.code === 'too_big' && issue.message.startsWith('Too big'))
+    return `it must ${sizeWord(issue.origin)} at most ${issue.maximum}${unitOf(issue.origin, issue.maximum)}`
   return issue.message
+}
+
+function sizeWord(origin: string): string {
+  return unitOf(origin, 1) === '' ? 'be' : 'have'
+}
+
+function unitOf(origin: string, count: number | bigint): string {
+  const isOne = Number(count) === 1
+  if (origin === 'string') return isOne ? ' character' : ' characters'
+  if (origin === 'array' || origin === 'set') return isOne ? ' entry' : ' entries'
+  return ''
 }
 
 function oneOf(words: readonly string[]): string {

@@ -58,6 +58,7 @@ class Engine implements Sandboxes {
   readonly #gate: Gate
   readonly #pool: Pool
   readonly #closing = new AbortController()
+  readonly #starts = { running: 0, waiting: 0, none: 0 }
   #vmm: { healthy: boolean; reason?: string; remedy?: string; accelerator: string } | undefined
 
   constructor(parts: Parts, records: Records) {
@@ -227,6 +228,7 @@ class Engine implements Sandboxes {
       network: this.#parts.network.name,
       running,
       warm: this.#pool.running,
+      starts: { ...this.#starts },
     }
   }
 
@@ -329,6 +331,7 @@ class Engine implements Sandboxes {
   ): Promise<void> {
     const { record } = held
     const ahead = how === 'create' ? this.#pool.take(manifest) : undefined
+    if (ahead) this.#starts.running += 1
     const live = ahead ?? (await this.#raise(held, manifest, how !== 'create', signal))
     try {
       held.record = { ...held.record, place: live.place, mapped: live.mapped }
@@ -356,6 +359,7 @@ class Engine implements Sandboxes {
     }
     this.#admit(manifest)
     const waiting = manifest.snapshot ? this.#pool.takeWaiting(manifest.machine) : undefined
+    this.#starts[waiting ? 'waiting' : 'none'] += 1
     const place = waiting?.place ?? `s${encodeId(this.#parts.random.bytes(10))}`
     held.record = { ...held.record, place }
     await this.#records.put(held.record)

@@ -70,4 +70,6 @@ export interface SandboxFacts {
   network: string
   running: number
   warm: number
+  /** Starts since the agent was started, by what was made ahead for them: a VM that ran, a VMM that waited, or none. */
+  starts: { running: number; waiting: number; none: number }
 }

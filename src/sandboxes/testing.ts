@@ -376,6 +376,7 @@ function fakeNetwork(machine: FakeMachine, step: Step): SandboxNetwork {
 function noCommand() {
   return {
     pid: 1,
+    from: 0,
     stdin: new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() }),
     stdout: Duplex.from([]),
     stderr: Duplex.from([]),

@@ -4,7 +4,11 @@ import { Buffer } from 'node:buffer'
  * The frames of an exec stream, between CLI, control plane and agent alike:
  * one byte kind, four bytes length (big-endian), payload. Over a WebSocket each message is one frame without the length.
  */
-export const frame = { stdin: 0, stdout: 1, stderr: 2, resize: 3, signal: 4, exit: 5, stdinEnd: 6, fault: 7 } as const
+export const frame = {
+  ...{ stdin: 0, stdout: 1, stderr: 2, resize: 3, signal: 4, exit: 5, stdinEnd: 6, fault: 7 },
+  /** First of all, of a command in a sandbox: how to join it again. */
+  started: 8,
+} as const
 export type FrameKind = (typeof frame)[keyof typeof frame]
 
 export interface Frame {

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { faultCodes } from '../model/fault.ts'
 import { FileEntry, GuestMetrics, GuestProcess } from '../model/guest.ts'
-import { SandboxId } from '../model/ids.ts'
+import { BuildId, SandboxId } from '../model/ids.ts'
 import { MachineShape } from '../model/sandbox.ts'
 import type { SandboxRequest } from './sandbox.ts'
 
@@ -32,6 +32,18 @@ export const ForkAnswer = z.object({
 })
 export type ForkAnswer = z.infer<typeof ForkAnswer>
 
+export const AdoptedAnswer = z.object({
+  reason: z.enum(['template', 'layer', 'pause', 'snapshot']),
+  parent: BuildId.nullable(),
+  createdAt: z.int(),
+  machine: MachineShape,
+  diskMiB: z.int().nonnegative(),
+  addedBytes: z.number().nonnegative(),
+  /** Empty: it boots. */
+  compat: z.string().max(500),
+})
+export type AdoptedAnswer = z.infer<typeof AdoptedAnswer>
+
 export const sandboxAnswers = {
   create: Done,
   pause: SavedAnswer,
@@ -47,8 +59,11 @@ export const sandboxAnswers = {
   move: Done,
   remove: Done,
   processes: z.object({ processes: z.array(GuestProcess).max(100_000) }),
+  signal: Done,
+  input: Done,
   console: z.object({ text: z.string() }),
   forgetBuild: Done,
+  adoptBuild: AdoptedAnswer,
 } as const satisfies Record<SandboxRequest['op'], z.ZodType>
 export type SandboxAnswer<Op extends SandboxRequest['op']> = z.infer<(typeof sandboxAnswers)[Op]>
 

@@ -28,13 +28,24 @@ export const SandboxRequest = z.discriminatedUnion('op', [
   z.strictObject({ op: z.literal('move'), id: SandboxId, path: z.string().max(4096), to: z.string().max(4096) }),
   z.strictObject({ op: z.literal('remove'), id: SandboxId, path: z.string().max(4096) }),
   z.strictObject({ op: z.literal('processes'), id: SandboxId }),
+  z.strictObject({ op: z.literal('signal'), id: SandboxId, pid: z.int().positive(), signal: z.string().max(16) }),
+  /** Standard input of a command, as base64; `end` says that it was the last. */
+  z.strictObject({
+    op: z.literal('input'),
+    id: SandboxId,
+    pid: z.int().positive(),
+    data: z.base64().max(2 ** 21),
+    end: z.boolean(),
+  }),
   z.strictObject({ op: z.literal('console'), id: SandboxId }),
   /** Removes a build's name on this node, so that the next collection frees it. */
   z.strictObject({ op: z.literal('forgetBuild'), build: BuildId }),
+  /** Names a build that lies in the node's store already, and says what it is; `not_found` when it does not. */
+  z.strictObject({ op: z.literal('adoptBuild'), build: BuildId }),
 ])
 export type SandboxRequest = z.infer<typeof SandboxRequest>
 
-/** What a command is; `detached` lets it go on without its stream, `attach` joins one that did. Frames as for `exec`. */
+/** What a command is; `detached` lets it go on without its stream. Frames as for `exec`, and `started` before them. */
 export const SandboxExecStream = z.strictObject({
   id: SandboxId,
   command: z.array(z.string().max(65_536)).min(1).max(1024),
@@ -43,8 +54,18 @@ export const SandboxExecStream = z.strictObject({
   user: z.string().max(64).optional(),
   terminal: z.strictObject({ columns: z.int().min(1).max(10_000), rows: z.int().min(1).max(10_000) }).optional(),
   detached: z.boolean().default(false),
+  /** False: its input is at its end from the beginning. */
+  stdin: z.boolean().default(true),
 })
 export type SandboxExecStream = z.infer<typeof SandboxExecStream>
+
+/** Joins a command again, from an offset in its kept output. Giving the stream up lets go of it. */
+export const SandboxAttachStream = z.strictObject({
+  id: SandboxId,
+  pid: z.int().positive(),
+  from: z.int().nonnegative().default(0),
+})
+export type SandboxAttachStream = z.infer<typeof SandboxAttachStream>
 
 /** A file's bytes, to the control plane (`read`) or from it (`write`: what comes until the stream's end; then one JSON line). */
 export const SandboxFileStream = z.discriminatedUnion('op', [
@@ -96,6 +117,7 @@ export type BuildStream = z.infer<typeof BuildStream>
 export const sandboxServices = {
   sandbox: SandboxRequest,
   sandboxExec: SandboxExecStream,
+  sandboxAttach: SandboxAttachStream,
   sandboxFile: SandboxFileStream,
   sandboxForward: SandboxForwardStream,
   sandboxWatch: SandboxWatchStream,
@@ -110,6 +132,26 @@ export const SandboxReport = z.strictObject({
 })
 export type SandboxReport = z.infer<typeof SandboxReport>
 
+const Bytes = z.number().nonnegative()
+
+/** What operators want to see of a node's sandboxes; counts are since the agent, or the block server, was started. */
+export const NodeMeasures = z.strictObject({
+  starts: z.strictObject({ running: z.int(), waiting: z.int(), none: z.int() }),
+  freeMemory: Bytes,
+  /** Absent while the block server does not say. */
+  blocks: z
+    .strictObject({
+      /** Of packs that lie here whole, and of those parts that were fetched of others. */
+      wholeBytes: Bytes,
+      fetchedBytes: Bytes,
+      downloadedBytes: Bytes,
+      readBytes: Bytes,
+      writtenBytes: Bytes,
+    })
+    .optional(),
+})
+export type NodeMeasures = z.infer<typeof NodeMeasures>
+
 /** All sandboxes of the node (`full`, at the beginning of a session), or those that changed; and what was denied. */
 export const SandboxesMessage = z.strictObject({
   type: z.literal('sandboxes'),
@@ -120,5 +162,7 @@ export const SandboxesMessage = z.strictObject({
       z.strictObject({ id: SandboxId, at: z.int(), destination: z.string().max(300), reason: z.string().max(1000) }),
     )
     .max(1000),
+  /** Now and then. */
+  measures: NodeMeasures.optional(),
 })
 export type SandboxesMessage = z.infer<typeof SandboxesMessage>

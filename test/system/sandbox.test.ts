@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
+import { text } from 'node:stream/consumers'
 import { after, before, test } from 'node:test'
 import type { Sandbox } from '../../src/client/sandbox.ts'
 import { lackingSandboxes, SandboxWorld } from '../fixtures/sandboxes.ts'
@@ -142,6 +143,20 @@ test(`agents may die by kill -9: sandboxes run on, and the next agent takes them
   assert.equal(await out(sandbox, 'pgrep -f "echo .n" 2>/dev/null | head -1; cat /proc/sys/kernel/random/boot_id'), pid)
   await paused.resume()
   assert.equal(await out(paused, 'cat /root/file'), 'kept')
+})
+
+test(`a command that was let go of is joined again, over a pause too${why}`, { skip }, async () => {
+  await using sandbox = await world.create()
+  const started = await sandbox.start('echo one; read a; echo "two $a"; exit 7', { detached: true })
+  const { pid } = await started.started
+  started.close()
+  await started.exited.catch(() => {})
+  await sandbox.pause()
+  await sandbox.resume()
+  assert.equal((await sandbox.processes()).find((each) => each.pid === pid)?.running, true)
+  await sandbox.sendInput(pid, 'x\n')
+  const joined = await sandbox.attach(pid)
+  assert.deepEqual(await Promise.all([text(joined.stdout), joined.exited]), ['one\ntwo x\n', { code: 7 }])
 })
 
 test(`a VM that is killed is a failed sandbox, with the reason${why}`, { skip }, async () => {

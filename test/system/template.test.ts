@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { promisify } from 'node:util'
 import { openTestBuilder, type TestBuilder } from '../../src/build/testing.ts'
 import { lackingAgent } from '../../src/guest/channel/testing.ts'
 import { readDockerfile } from '../../src/recipe/dockerfile/read-dockerfile.ts'
 import { lackingForMachines } from '../fixtures/machines.ts'
-import { lacking, makeImage } from '../fixtures/registry.ts'
+import { lacking, makeImage, registryUser, startRegistry } from '../fixtures/registry.ts'
 
 const reason = lacking(['mkfs.ext4']) ?? (await lackingForMachines()) ?? lackingAgent()
 
@@ -75,6 +77,27 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     const cached = again.log.filter(({ message }) => message.startsWith('CACHED'))
     assert.equal(cached.length, 7, 'the image and six steps')
     assert.notEqual(again.manifest.id, manifest.id)
+    await leavesNothing()
+  })
+
+  test('an image in a private registry takes credentials, and none are left anywhere', async () => {
+    await using registry = await startRegistry({ access: 'private' })
+    const image = await registry.push('lib/secret:1')
+    const recipe = { from: { image } }
+    await assert.rejects(builder.build(recipe), /needs credentials, or does not exist; give .*"--registry-user"/)
+    const wrong = { username: 'ada', password: 'guess' }
+    await assert.rejects(builder.build(recipe, { credentials: wrong }), /refused the credentials of user "ada"/)
+    const { manifest, log } = await builder.build(recipe, { credentials: registryUser })
+    const { username, password } = registryUser
+    const secrets = [password, Buffer.from(`${username}:${password}`).toString('base64')]
+    const told = JSON.stringify([manifest, log])
+    for (const secret of secrets) {
+      assert.ok(!told.includes(secret))
+      const found = await promisify(execFile)('grep', ['-rlF', '--', secret, builder.directory]).catch(
+        (error: { code: number }) => error,
+      )
+      assert.equal('code' in found && found.code, 1, 'a secret is left on disk')
+    }
     await leavesNothing()
   })
 

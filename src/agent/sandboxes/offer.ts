@@ -1,9 +1,12 @@
 import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
+import type { NodeMeasures } from '../../wire/sandbox.ts'
 import type { TemplateBuilder } from './template-builder.ts'
 
 export interface SandboxParts {
   sandboxes: Sandboxes
   builder: TemplateBuilder
+  /** For operators. */
+  measure(options: { signal: AbortSignal }): Promise<NodeMeasures>
 }
 
 /**

@@ -1,11 +1,17 @@
 import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
 import type { SandboxRequest } from '../../wire/sandbox.ts'
+import type { Commands } from './commands.ts'
 import type { TemplateBuilder } from './template-builder.ts'
+
+interface Parts {
+  sandboxes: Sandboxes
+  builder: TemplateBuilder
+  commands: Commands
+}
 
 /** Carries out one question about a sandbox; what comes back is the answer's JSON. */
 export async function answerRequest(
-  sandboxes: Sandboxes,
-  builder: TemplateBuilder,
+  { sandboxes, builder, commands }: Parts,
   request: SandboxRequest,
   options: { signal: AbortSignal },
 ): Promise<object> {
@@ -35,23 +41,35 @@ export async function answerRequest(
     case 'forgetBuild':
       await builder.forget(request.build)
       return {}
+    case 'adoptBuild':
+      return builder.adopt(request.build)
     default:
-      return inGuest(sandboxes, request, options)
+      return inGuest({ sandboxes, commands }, request, options)
   }
 }
 
 type GuestRequest = Extract<
   SandboxRequest,
-  { op: 'metrics' | 'stat' | 'list' | 'mkdir' | 'move' | 'remove' | 'processes' }
+  { op: 'metrics' | 'stat' | 'list' | 'mkdir' | 'move' | 'remove' | 'processes' | 'signal' | 'input' }
 >
 
-async function inGuest(sandboxes: Sandboxes, request: GuestRequest, options: { signal: AbortSignal }): Promise<object> {
+async function inGuest(
+  { sandboxes, commands }: Omit<Parts, 'builder'>,
+  request: GuestRequest,
+  options: { signal: AbortSignal },
+): Promise<object> {
   const { channel } = await sandboxes.guest(request.id)
   switch (request.op) {
     case 'metrics':
       return channel.metrics(options)
     case 'processes':
       return { processes: await channel.processes(options) }
+    case 'signal':
+      await commands.signal(channel, request, options)
+      return {}
+    case 'input':
+      await commands.write(channel, { ...request, data: Buffer.from(request.data, 'base64') }, options)
+      return {}
     case 'stat':
       return channel.files.stat(request.path, options)
     case 'list':

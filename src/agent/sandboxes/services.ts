@@ -5,6 +5,7 @@ import type { z } from 'zod'
 import { Fault } from '../../model/fault.ts'
 import type { StreamService } from '../../wire/link.ts'
 import type {
+  SandboxAttachStream,
   SandboxExecStream,
   SandboxFileStream,
   SandboxForwardStream,
@@ -13,18 +14,21 @@ import type {
 } from '../../wire/sandbox.ts'
 import { sandboxServices } from '../../wire/sandbox.ts'
 import { carryExecution } from '../services/carry.ts'
+import { Commands } from './commands.ts'
 import type { SandboxOffer, SandboxParts } from './offer.ts'
 import { answerRequest } from './requests.ts'
 
+type Parts = SandboxParts & { commands: Commands }
 type Served<Request> = (
   request: Request,
   stream: Duplex,
-  parts: SandboxParts,
+  parts: Parts,
   options: { signal: AbortSignal },
 ) => Promise<void>
 
 /** What this agent serves about sandboxes on byte streams; each request is parsed before anything is done with it. */
 export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof sandboxServices, StreamService> {
+  const commands = new Commands()
   const serve =
     <Name extends keyof typeof sandboxServices>(
       name: Name,
@@ -32,14 +36,17 @@ export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof 
     ): StreamService =>
     async (request, stream, options) => {
       const result = sandboxServices[name].safeParse(request)
-      if (result.success)
-        return service(result.data as z.infer<(typeof sandboxServices)[Name]>, stream, await offer.open(), options)
+      if (result.success) {
+        const parts = { ...(await offer.open()), commands }
+        return service(result.data as z.infer<(typeof sandboxServices)[Name]>, stream, parts, options)
+      }
       const [issue] = result.error.issues
       throw new Fault('invalid', `the request for ${name} is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
     }
   return {
     sandbox: serve('sandbox', answer),
     sandboxExec: serve('sandboxExec', exec),
+    sandboxAttach: serve('sandboxAttach', attach),
     sandboxFile: serve('sandboxFile', file),
     sandboxForward: serve('sandboxForward', forward),
     sandboxWatch: serve('sandboxWatch', watch),
@@ -51,30 +58,45 @@ export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof 
 async function answer(
   request: SandboxRequest,
   stream: Duplex,
-  { sandboxes, builder }: SandboxParts,
+  parts: Parts,
   options: { signal: AbortSignal },
 ): Promise<void> {
-  stream.end(`${JSON.stringify(await answerRequest(sandboxes, builder, request, options))}\n`)
+  stream.end(`${JSON.stringify(await answerRequest(parts, request, options))}\n`)
 }
 
 async function exec(
-  { id, command, env, cwd, user, terminal, detached }: SandboxExecStream,
+  { id, command, env, cwd, user, terminal, detached, stdin }: SandboxExecStream,
   stream: Duplex,
-  { sandboxes }: SandboxParts,
+  { sandboxes, commands }: Parts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { channel, env: given } = await sandboxes.guest(id)
   await carryExecution(
     stream,
-    (options) => channel.start({ command, env: { ...given, ...env }, cwd, user, terminal, detached }, options),
+    async (options) => {
+      const request = { command, env: { ...given, ...env }, cwd, user, terminal, detached }
+      const started = await commands.start(channel, request, options)
+      if (!stdin) started.stdin.end()
+      return started
+    },
     { signal },
   )
+}
+
+async function attach(
+  { id, ...wanted }: SandboxAttachStream,
+  stream: Duplex,
+  { sandboxes, commands }: Parts,
+  { signal }: { signal: AbortSignal },
+): Promise<void> {
+  const { channel } = await sandboxes.guest(id)
+  await carryExecution(stream, (options) => commands.attach(channel, wanted, options), { signal })
 }
 
 async function file(
   request: SandboxFileStream,
   stream: Duplex,
-  { sandboxes }: SandboxParts,
+  { sandboxes }: Parts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { files } = (await sandboxes.guest(request.id)).channel
@@ -107,7 +129,7 @@ async function file(
 async function forward(
   { id, port }: SandboxForwardStream,
   stream: Duplex,
-  { sandboxes }: SandboxParts,
+  { sandboxes }: Parts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { channel } = await sandboxes.guest(id)
@@ -119,7 +141,7 @@ async function forward(
 async function watch(
   { id, path, recursive }: SandboxWatchStream,
   stream: Duplex,
-  { sandboxes }: SandboxParts,
+  { sandboxes }: Parts,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const { files } = (await sandboxes.guest(id)).channel

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import type { Duplex, Readable } from 'node:stream'
+import type { GuestExecution } from '../../guest/channel.ts'
 import type { Execution } from '../../guest/guest.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import { encodeFrame, FrameDecoder, type FrameKind, frame, maxFrameBytes } from '../../wire/frames.ts'
@@ -11,7 +12,7 @@ import { encodeFrame, FrameDecoder, type FrameKind, frame, maxFrameBytes } from 
  */
 export async function carryExecution(
   stream: Duplex,
-  start: (options: { signal: AbortSignal }) => Promise<Execution>,
+  start: (options: { signal: AbortSignal }) => Promise<Execution | GuestExecution>,
   { signal }: { signal: AbortSignal },
 ): Promise<void> {
   const given = new AbortController()
@@ -22,6 +23,7 @@ export async function carryExecution(
   stream.once('close', giveUp)
   stream.on('error', () => {})
   try {
+    if ('pid' in execution) stream.write(encodeFrame(frame.started, JSON.stringify(startedAs(execution))))
     feed(stream, execution)
     const outputs = [drain(execution.stdout, frame.stdout, stream)]
     if (execution.stderr) outputs.push(drain(execution.stderr, frame.stderr, stream))
@@ -36,6 +38,10 @@ export async function carryExecution(
   } finally {
     stream.off('close', giveUp)
   }
+}
+
+function startedAs({ pid, from, stderr }: GuestExecution): { pid: number; from: number; terminal: boolean } {
+  return { pid, from, terminal: stderr === undefined }
 }
 
 /** What comes in: input, the size of the terminal, signals. What cannot be understood ends the stream. */

@@ -2,7 +2,7 @@ import type { Clock } from '../../kit/clock.ts'
 import { Fault, sentence } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import type { Manifest } from '../manifest.ts'
-import { buildKey } from '../objects/keys.ts'
+import { buildKey, referenceKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
 import { readManifest } from '../store/builds.ts'
 import { readCondemned, writeCondemned } from '../store/condemned.ts'
@@ -15,12 +15,16 @@ export interface CollectReport {
   /** Unreachable, but not for long enough yet: a later collection removes them. */
   waiting: { builds: BuildId[]; packs: string[]; bytes: number }
   removed: { builds: BuildId[]; packs: string[]; bytes: number }
+  /** Names of layers: those that stay, and those that no build has used for so long that they went. */
+  layers: { kept: number; removed: string[] }
   /** Whatever kept it from being sure, and so from removing packs. */
   problems: string[]
 }
 
 /** Longer than the longest build. */
 export const defaultGraceMs = 24 * 60 * 60 * 1000
+/** A layer that no build of a template has used for so long loses its name. */
+export const defaultLayerAgeMs = 30 * 24 * 60 * 60 * 1000
 
 /**
  * Removes what no reference leads to: manifests first, then the packs that no manifest names any more. Nothing is removed
@@ -29,11 +33,13 @@ export const defaultGraceMs = 24 * 60 * 60 * 1000
  */
 export async function collect(
   objects: ObjectStore,
-  { clock, graceMs = defaultGraceMs, dryRun = false }: { clock: Clock; graceMs?: number; dryRun?: boolean },
+  { clock, graceMs = defaultGraceMs, layerAgeMs = defaultLayerAgeMs, dryRun = false }: CollectOptions,
 ): Promise<CollectReport> {
   const now = clock.now()
   const before = await readCondemned(objects)
-  const marked = await mark(objects)
+  const layers = await sortLayers(objects, now - layerAgeMs)
+  if (!dryRun) for (const name of layers.removed) await objects.delete(referenceKey(name))
+  const marked = await mark(objects, new Set(layers.removed))
   const packs = await Array.fromAsync(objects.list('packs/'))
   const condemned = new Map<string, number>()
   const isDue = (key: string, changedAt: number): boolean => {
@@ -47,6 +53,7 @@ export async function collect(
     kept: { builds: 0, packs: 0, bytes: 0 },
     waiting: { builds: [], packs: [], bytes: 0 },
     removed: { builds: [], packs: [], bytes: 0 },
+    layers: { kept: layers.kept, removed: layers.removed },
     problems: marked.problems,
   }
   for (const { id, changedAt } of marked.builds) {
@@ -89,6 +96,23 @@ export async function collect(
   return report
 }
 
+export interface CollectOptions {
+  clock: Clock
+  graceMs?: number | undefined
+  layerAgeMs?: number | undefined
+  dryRun?: boolean | undefined
+}
+
+/** Names of layers by when a build last made or used them: each use writes the name anew. */
+async function sortLayers(objects: ObjectStore, before: number): Promise<CollectReport['layers']> {
+  const layers: CollectReport['layers'] = { kept: 0, removed: [] }
+  for await (const { key, changedAt } of objects.list('refs/layer/')) {
+    if (changedAt <= before) layers.removed.push(key.slice('refs/'.length).replace(/\.json$/, ''))
+    else layers.kept += 1
+  }
+  return layers
+}
+
 interface Marked {
   references: { name: string; build: BuildId }[]
   builds: { id: BuildId; changedAt: number }[]
@@ -97,7 +121,8 @@ interface Marked {
   problems: string[]
 }
 
-async function mark(objects: ObjectStore): Promise<Marked> {
+/** `without`: names that count no more. */
+async function mark(objects: ObjectStore, without: ReadonlySet<string>): Promise<Marked> {
   const problems: string[] = []
   const note = (error: unknown): undefined => {
     if (!(error instanceof Fault) || error.code !== 'conflict') throw error
@@ -113,7 +138,7 @@ async function mark(objects: ObjectStore): Promise<Marked> {
     builds.push({ id, changedAt: times.get(buildKey(id)) ?? 0 })
     if (manifest) manifests.set(id, manifest)
   }
-  const references = await readReferences(objects, note)
+  const references = (await readReferences(objects, note)).filter(({ name }) => !without.has(name))
   const reachable = new Set(references.map(({ build }) => build))
   for (const { name, build } of references)
     if (!builds.some(({ id }) => id === build) && (await objects.size(buildKey(build))) === undefined)

@@ -219,6 +219,30 @@ test('a collection removes what no name leads to, after the grace and not before
   assert.deepEqual((await verify(readBuilds(store.objects))).problems, [])
 })
 
+test('a layer that no build has used for long loses its name, and goes after the grace', async () => {
+  await using directory = await temporaryDirectory()
+  await using store = await twoBuilds(directory.path)
+  await store.setReference('layer/one', second)
+  await store.deleteReference('template/second')
+  let now = Date.now()
+  const clock = { ...systemClock, now: () => now }
+  const day = 24 * 3_600_000
+  const run = (options: { layerAgeMs?: number; dryRun?: boolean } = {}) =>
+    collect(store.objects, { clock, graceMs: day, ...options })
+  now += 29 * day
+  assert.deepEqual((await run()).layers, { kept: 1, removed: [] })
+  now += 2 * day
+  const dry = await run({ dryRun: true })
+  assert.deepEqual([dry.layers.removed, dry.waiting.builds], [['layer/one'], [second]])
+  assert.equal(await store.reference('layer/one'), second)
+  assert.deepEqual((await run({ layerAgeMs: 60 * day })).layers, { kept: 1, removed: [] })
+  assert.deepEqual((await run()).layers, { kept: 0, removed: ['layer/one'] })
+  assert.equal(await store.reference('layer/one'), undefined)
+  now += 2 * day
+  assert.deepEqual((await run()).removed.builds, [second])
+  assert.equal(await store.reference('template/first'), first)
+})
+
 test('what got a name again in time is kept, and a new build does not rely on what is about to go', async () => {
   await using directory = await temporaryDirectory()
   await using store = await twoBuilds(directory.path)

@@ -14,6 +14,13 @@ export type DiskRequest =
     }
   | { kind: 'cut'; name: string }
   | { kind: 'close'; name: string }
+  | { kind: 'traffic' }
+
+/** Bytes that machines were given and gave. */
+export interface Traffic {
+  read: number
+  written: number
+}
 
 export interface Fetched {
   kind: 'fetched'

@@ -1,6 +1,6 @@
 import type { Fault } from '../../model/fault.ts'
 import { type CalledWorker, describeFault, startWorker } from './call-worker.ts'
-import type { DiskRequest, FetchAsked, Fetched } from './disk-protocol.ts'
+import type { DiskRequest, FetchAsked, Fetched, Traffic } from './disk-protocol.ts'
 
 type OpenOptions = Omit<DiskRequest & { kind: 'open' }, 'kind' | 'name'>
 
@@ -9,6 +9,8 @@ export interface DiskThreads extends AsyncDisposable {
   open(name: string, options: OpenOptions): Promise<number>
   close(name: string): Promise<void>
   call<Answer>(name: string, request: DiskRequest): Promise<Answer>
+  /** Of all disks since the start. */
+  traffic(): Promise<Traffic>
 }
 
 /** A few threads that share the disks between them; `fetch` brings chunks of an image into its file. */
@@ -50,6 +52,13 @@ export function startDiskThreads(options: {
       const thread = threadOf(name) ?? threads[0]
       if (thread === undefined) throw new RangeError('there are no threads')
       return thread.worker.call(request)
+    },
+    async traffic() {
+      const all = await Promise.all(threads.map(({ worker }) => worker.call<Traffic>({ kind: 'traffic' })))
+      return {
+        read: all.reduce((sum, { read }) => sum + read, 0),
+        written: all.reduce((sum, { written }) => sum + written, 0),
+      }
     },
     async [Symbol.asyncDispose]() {
       for (const { worker } of threads) await worker[Symbol.asyncDispose]()

@@ -6,7 +6,7 @@ import { NbdConnection } from '../nbd/connection.ts'
 import type { NbdExport } from '../nbd/export.ts'
 import { errorWithCode } from '../nbd/export.ts'
 import { describeFault, type WorkerAnswer } from './call-worker.ts'
-import type { DiskRequest, FetchAsked, Fetched } from './disk-protocol.ts'
+import type { DiskRequest, FetchAsked, Fetched, Traffic } from './disk-protocol.ts'
 import { ImageExport } from './image-export.ts'
 import { Overlay } from './overlay.ts'
 import type { Base } from './overlay-view.ts'
@@ -31,6 +31,9 @@ if (port === null) throw new Error('this is a worker')
 const served = new Map<string, Served>()
 const fetches = new Map<number, { resolve: () => void; reject: (error: Error) => void }>()
 let nextFetch = 0
+/** Of connections that are over; the few bytes that requests are said in are counted as well. */
+const past: Traffic = { read: 0, written: 0 }
+const sockets = new Set<Socket>()
 
 port.on('message', (message: (DiskRequest & { id: number }) | Fetched) => {
   if (message.kind === 'fetched') return settle(message)
@@ -41,8 +44,9 @@ port.on('message', (message: (DiskRequest & { id: number }) | Fetched) => {
   )
 })
 
-function carryOut(request: DiskRequest): Promise<number> {
+async function carryOut(request: DiskRequest): Promise<number | Traffic> {
   if (request.kind === 'open') return open(request)
+  if (request.kind === 'traffic') return traffic()
   return request.kind === 'cut' ? cut(request) : close(request)
 }
 
@@ -58,7 +62,13 @@ async function open({ name, socket, overlay, size, base, bootId }: DiskRequest &
     growSendBuffer(connection)
     const serving = new NbdConnection(connection, target)
     connections.add(serving)
-    connection.on('close', () => connections.delete(serving))
+    sockets.add(connection)
+    connection.on('close', () => {
+      connections.delete(serving)
+      sockets.delete(connection)
+      past.read += connection.bytesWritten
+      past.written += connection.bytesRead
+    })
   })
   rmSync(socket, { force: true })
   await new Promise<void>((resolve, reject) => {
@@ -68,6 +78,15 @@ async function open({ name, socket, overlay, size, base, bootId }: DiskRequest &
   chmodSync(socket, 0o666)
   served.set(name, { target, overlay: disk, server, connections, socket })
   return disk?.epoch ?? 0
+}
+
+function traffic(): Traffic {
+  const all = { ...past }
+  for (const { bytesRead, bytesWritten } of sockets) {
+    all.read += bytesWritten
+    all.written += bytesRead
+  }
+  return all
 }
 
 /** A reply of a MiB then leaves in one call, and the VMM takes it while the next request is read. */

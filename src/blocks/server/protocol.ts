@@ -125,11 +125,22 @@ export const requests = {
   /** Removes a name; what only it led to is freed by the next collection. */
   deleteReference: z.strictObject({ name: z.string().max(200) }),
   /** Removes what no reference leads to; see src/blocks/operations/collect.ts. */
-  collect: z.strictObject({ graceMs: z.int().nonnegative().optional(), dryRun: z.boolean().optional() }),
+  collect: z.strictObject({
+    graceMs: z.int().nonnegative().optional(),
+    layerAgeMs: z.int().nonnegative().optional(),
+    dryRun: z.boolean().optional(),
+  }),
   /** Makes a build of packs that somebody has copied into the content directory; `conflict` when one is not there. */
   adopt: z.strictObject({ manifest: Manifest, reference: z.string().max(200) }),
   /** What is open, for adoption after the agent's restart, and what it costs. */
   list: z.strictObject({}),
+  /** How much of the disk chunks take, and what went through this server since its start. */
+  usage: z.strictObject({}),
+  /**
+   * Makes room when packs take more than `highBytes`: the coldest go until `lowBytes` are left; never the only copy, nor
+   * what a disk or a memory that is open is of.
+   */
+  trim: z.strictObject({ highBytes: z.number().nonnegative(), lowBytes: z.number().nonnegative() }),
   /** Ends the server once this is answered. Disks that are open are served again by the next one. */
   stop: z.strictObject({}),
 } as const
@@ -166,6 +177,8 @@ export const answers = {
     kept: z.strictObject({ builds: z.int(), packs: z.int(), bytes: z.number() }),
     waiting: Condemned,
     removed: Condemned,
+    /** Absent from servers of earlier versions, which go on until they end. */
+    layers: z.strictObject({ kept: z.int(), removed: z.array(z.string()) }).optional(),
     problems: z.array(z.string()),
   }),
   adopt: z.strictObject({}),
@@ -199,6 +212,18 @@ export const answers = {
     }),
     pid: z.int(),
   }),
+  usage: z.strictObject({
+    /** On disk, of whole packs and of those parts that were fetched of others. */
+    bytes: z.number(),
+    /** Of them, in packs that were fetched. */
+    fetchedBytes: z.number(),
+    /** From the object store behind this machine. */
+    downloadedBytes: z.number(),
+    /** By machines, of their disks. */
+    readBytes: z.number(),
+    writtenBytes: z.number(),
+  }),
+  trim: z.strictObject({ bytesBefore: z.number(), bytesAfter: z.number(), packs: z.int() }),
   stop: z.strictObject({}),
 } as const
 

@@ -248,8 +248,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         .catch((error: unknown) => log.warn({ err: error, name }, 'a name stays in the store'))
       return {}
     },
-    collect: ({ graceMs, dryRun = false }) =>
-      content.collect({ dryRun, ...(graceMs === undefined ? {} : { graceMs }) }),
+    collect: (request) => content.collect(request),
     async adopt({ manifest, reference }) {
       await content.adopt(manifest, reference)
       return {}
@@ -273,6 +272,19 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
         },
         pid: process.pid,
       }
+    },
+    async usage() {
+      const { bytes, fetchedBytes } = await content.usage()
+      const { read, written } = await threads.traffic()
+      return { bytes, fetchedBytes, downloadedBytes: content.fetchedBytes, readBytes: read, writtenBytes: written }
+    },
+    async trim(budget) {
+      const open = [...(await disks.list()), ...(await memories.list()).filter(({ holders }) => holders.size > 0)]
+      using pins = new DisposableStack()
+      for (const build of new Set(open.map((each) => each.build)))
+        if (build !== null) pins.use(content.pin(await content.manifest(build)))
+      const { removed, ...report } = await content.trim(budget)
+      return { ...report, packs: removed.length }
     },
     async stop() {
       options.onStop?.()

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { systemClock } from '../../kit/system-clock.ts'
 import type { BuildId } from '../../model/ids.ts'
+import type { ObjectStore } from '../objects.ts'
 import type { LocalContentStore } from '../open.ts'
 import { openTestStore, temporaryDirectory } from '../testing.ts'
 import { connectBlockServer } from './client.ts'
@@ -36,14 +37,17 @@ export interface TestServer extends AsyncDisposable {
 /** A block server in this process, with a content store of its own. */
 export async function openTestServer({
   isElsewhere = false,
+  behind,
   ...options
 }: Partial<ServeBlocksOptions> & {
   /** It takes what it has for what lies in an object store only. */
   isElsewhere?: boolean
+  /** The object store behind its content. */
+  behind?: ObjectStore
 } = {}): Promise<TestServer> {
   const scratch = await temporaryDirectory()
   const directory = join(scratch.path, 'server')
-  const content = await openTestStore(join(scratch.path, 'content'))
+  const content = await openTestStore(join(scratch.path, 'content'), { upstream: behind })
   const socket = join(scratch.path, 's')
   const served: LocalContentStore = isElsewhere
     ? { ...content, open: async (...args) => ({ ...(await content.open(...args)), isHere: () => false }) }

@@ -52,10 +52,13 @@ export async function takeSteps(scope: BuildScope & { base: Base }): Promise<Ste
 
 /** The last step whose outcome is here. */
 async function lastLayer(scope: BuildScope, steps: readonly PlannedStep[]) {
-  for (const step of steps.toReversed()) {
+  for (const [at, step] of [...steps.entries()].toReversed()) {
     if (step.action.kind === 'none') continue
     const layer: Manifest | undefined = await findLayer(scope, step.key)
-    if (layer) return { step, layer }
+    if (!layer) continue
+    // Those before it are in use as well: the next build may change this step.
+    for (const earlier of steps.slice(0, at)) if (earlier.action.kind !== 'none') await findLayer(scope, earlier.key)
+    return { step, layer }
   }
   return undefined
 }

@@ -25,7 +25,9 @@ export async function run(cli: Cli, { options }: Given): Promise<undefined> {
     names: () => builds.map(({ id }) => id),
     table: () =>
       builds.length === 0
-        ? 'There is no build. "tutti template build" makes one.\n'
+        ? template !== undefined || node !== undefined
+          ? 'No build is like that; "tutti build list" lists those there are.\n'
+          : 'There is no build. "tutti template build" makes one.\n'
         : buildTable(cli.stdout, builds, { now: cli.clock.now(), nodeNames }),
   })
   return undefined

@@ -13,8 +13,7 @@ export async function run(cli: Cli, { args, options, rest }: Given): Promise<num
     if (!terminal) throw new Fault('invalid', 'exec needs a command: tutti sandbox exec SANDBOX -- COMMAND')
     command.push('/bin/sh')
   }
-  if (terminal && detached) throw new Fault('invalid', 'either -t or -d: what goes on by itself has no terminal')
-  if (terminal && !cli.stdin.isTTY)
+  if (terminal && !detached && !cli.stdin.isTTY)
     throw new Fault('invalid', '-t needs a terminal, and standard input is none; leave it out')
   await using client = await cli.client(textOption(options, 'context'))
   const cwd = textOption(options, 'cwd')
@@ -31,10 +30,14 @@ export async function run(cli: Cli, { args, options, rest }: Given): Promise<num
       ...(user === undefined ? {} : { user }),
       ...(terminal ? { terminal: sizeOf(cli.stdout) } : {}),
       detached,
+      // On a terminal its end would be a key pressed.
+      stdin: !detached || terminal || flagOption(options, 'interactive'),
     },
     { signal: cli.signal },
   )
   if (detached) {
+    const { pid } = await execution.started
+    cli.stdout.write(`${pid}\n`)
     execution.close()
     return 0
   }

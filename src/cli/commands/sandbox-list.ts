@@ -32,7 +32,9 @@ export async function run(cli: Cli, { options }: Given): Promise<undefined> {
     names: () => sandboxes.map(({ id }) => id),
     table: () =>
       sandboxes.length === 0
-        ? 'There is no sandbox. "tutti sandbox create" makes one.\n'
+        ? metadata.length > 0 || phase !== undefined || template !== undefined || node !== undefined
+          ? 'No sandbox is like that; "tutti sandbox list -a" lists all there are.\n'
+          : 'There is no sandbox. "tutti sandbox create" makes one.\n'
         : table(
             cli.stdout,
             ['SANDBOX', 'NAME', 'TEMPLATE', 'NODE', 'STATE', 'LEFT', 'AGE', 'METADATA'],

@@ -1,7 +1,9 @@
 import type { Cli, Given } from '../cli.ts'
 import { textOption } from '../options.ts'
-import { left } from '../output/sandbox.ts'
+import { age } from '../output/text.ts'
 import { timeoutOf } from '../sandbox-options.ts'
+
+const ends = { kill: 'killed', pause: 'paused' }
 
 /** `tutti sandbox timeout`: how long it may run from now on. */
 export async function run(cli: Cli, { args, options }: Given): Promise<undefined> {
@@ -11,7 +13,10 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   await using client = await cli.client(textOption(options, 'context'))
   const body = { timeoutMs, ...(onTimeout === undefined ? {} : { onTimeout }) }
   const { sandbox } = await client.setSandboxTimeout({ sandbox: word, body }, { signal: cli.signal })
-  const words = sandbox.expiresAt === null ? 'has no time limit now' : `has ${left(cli.clock.now(), sandbox)}`
+  const words =
+    sandbox.expiresAt === null
+      ? 'has no time limit now'
+      : `may run for ${age(sandbox.expiresAt, cli.clock.now())} from now on; then it is ${ends[sandbox.onTimeout]}`
   cli.stdout.write(`sandbox ${sandbox.id} ${words}\n`)
   return undefined
 }

@@ -7,10 +7,11 @@ import { formatSize, MiB, parseSize } from '../../model/quantity.ts'
 import { packContext } from '../../recipe/context/pack-context.ts'
 import type { Recipe } from '../../recipe/recipe.ts'
 import type { Cli, Given } from '../cli.ts'
-import { countOption, flagOption, readPairs, textOption, textsOption } from '../options.ts'
+import { countOption, flagOption, readPairs, readSecretFile, textOption, textsOption } from '../options.ts'
 import { buildLine } from '../output/build-line.ts'
 import { print } from '../output/print.ts'
 import { progress } from '../output/progress.ts'
+import { counted } from '../output/text.ts'
 import { nameAndTag } from '../sandbox-options.ts'
 import { imageRecipe, type ReadTemplate, readTemplateFile } from '../spec/read-template.ts'
 
@@ -26,15 +27,18 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   })
   const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
   const node = textOption(options, 'node')
+  const credentials = await registryCredentials(cli, recipe, options)
   const body = {
     recipe,
     tags: tags.length === 0 ? ['latest'] : tags,
+    aliases: [...new Set([...read.aliases, ...textsOption(options, 'alias')])],
     noCache: options.cache === false,
     ...(node === undefined ? {} : { node }),
+    ...(credentials === undefined ? {} : { credentials }),
   }
   await using client = await cli.client(textOption(options, 'context'))
   const { signal } = cli
-  if (context) cli.stderr.write(`sending ${context.files} files, ${formatSize(context.bytes)}\n`)
+  if (context) cli.stderr.write(`sending ${counted(context.files, 'file')}, ${formatSize(context.bytes)}\n`)
   if (flagOption(options, 'detach')) {
     const { build } = await client.buildTemplate({ template, body: { ...body, context: context !== undefined } })
     if (context) await client.sendBuildContext({ build: build.id }, context.stream, { signal })
@@ -49,15 +53,35 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
     onBegin: ({ id }) => shown.show(`building "${template}" as ${id}…`),
     onLog: (line) => {
       shown[Symbol.dispose]()
+      // It is said again as what the command failed of.
+      if (line.level === 'error') return
       cli.stderr.write(buildLine(cli.stderr, line))
       if (line.step > 0) shown.show(`step ${line.step} of ${recipe.steps.length}…`)
     },
   })
   shown[Symbol.dispose]()
-  for (const alias of read.aliases) await client.aliasTemplate({ template, alias }, { signal })
   const seconds = ((cli.clock.monotonic() - started) / 1000).toFixed(1)
   cli.stderr.write(`template "${template}" is built after ${seconds} s\n`)
   return show(cli, options, build)
+}
+
+/** The password comes from a file, standard input or the environment: whatever is in an argument, others can read. */
+async function registryCredentials(cli: Cli, recipe: Recipe, options: Options) {
+  const username = textOption(options, 'registryUser')
+  const file = textOption(options, 'registryPasswordFile')
+  if (username === undefined) {
+    if (file === undefined) return undefined
+    throw new Fault('invalid', '--registry-password-file needs --registry-user')
+  }
+  if ('template' in recipe.from)
+    throw new Fault('invalid', '--registry-user is for the registry of an image, and this begins from a template')
+  const password = file === undefined ? cli.env['TUTTI_REGISTRY_PASSWORD'] : await readSecretFile(file, cli)
+  if (password) return { username, password }
+  const where = file === undefined ? 'TUTTI_REGISTRY_PASSWORD is not set' : `there is nothing in ${file}`
+  throw new Fault(
+    'invalid',
+    `the password of registry user "${username}" is missing: ${where}; "--registry-password-file -" reads standard input`,
+  )
 }
 
 async function show(cli: Cli, options: Options, build: PublicBuild): Promise<undefined> {

@@ -2,7 +2,7 @@ import type { Cli, Given } from '../cli.ts'
 import { textOption } from '../options.ts'
 import { print } from '../output/print.ts'
 import { type Row, table } from '../output/table.ts'
-import { age, moment } from '../output/text.ts'
+import { age, counted, moment } from '../output/text.ts'
 
 /** `tutti token list`: service accounts and join tokens; never the tokens themselves. */
 export async function run(cli: Cli, { options }: Given): Promise<undefined> {
@@ -29,7 +29,7 @@ export async function run(cli: Cli, { options }: Given): Promise<undefined> {
       'join',
       until(token.expiresAt),
       age(now, token.createdAt),
-      token.usesLeft === null ? 'any number of machines' : `${token.usesLeft} machines more`,
+      token.usesLeft === null ? 'any number of machines' : `${counted(token.usesLeft, 'machine')} more`,
     ]),
   ]
   await print(cli, options.output, {

@@ -16,6 +16,11 @@ export function oneLine(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ').trim()
 }
 
+/** `1 build`, `2 builds`. */
+export function counted(count: number, noun: string, many = `${noun}s`): string {
+  return `${count} ${count === 1 ? noun : many}`
+}
+
 /** How long ago, as one short word. */
 export function age(now: number, then: number): string {
   const seconds = Math.max(0, Math.round((now - then) / 1000))

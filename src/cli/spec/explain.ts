@@ -104,7 +104,8 @@ function bound(issue: z.core.$ZodIssueTooSmall | z.core.$ZodIssueTooBig): string
   const word = issue.code === 'too_small' ? 'at least' : 'at most'
   if (origin === 'string')
     return limit === 1 && word === 'at least' ? 'must not be empty' : `must be ${word} ${limit} characters long`
-  if (origin === 'array' || origin === 'set') return `must have ${word} ${limit} entries`
+  if (origin === 'array' || origin === 'set')
+    return `must have ${word} ${limit} ${Number(limit) === 1 ? 'entry' : 'entries'}`
   return `must be ${issue.inclusive === false ? (word === 'at least' ? 'more than' : 'less than') : word} ${limit}`
 }
 

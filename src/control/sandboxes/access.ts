@@ -31,7 +31,7 @@ export async function reach(desk: Desk, id: SandboxId, asked: Asked): Promise<Sa
 export async function openIn(
   desk: Desk,
   id: SandboxId,
-  service: 'sandboxExec' | 'sandboxFile' | 'sandboxForward' | 'sandboxWatch',
+  service: 'sandboxExec' | 'sandboxAttach' | 'sandboxFile' | 'sandboxForward' | 'sandboxWatch',
   request: object,
   asked: Asked,
 ): Promise<Duplex> {
@@ -40,7 +40,7 @@ export async function openIn(
 }
 
 /** What is asked of a guest, as against of its machine. */
-type GuestOp = 'metrics' | 'stat' | 'list' | 'mkdir' | 'move' | 'remove' | 'processes'
+type GuestOp = 'metrics' | 'stat' | 'list' | 'mkdir' | 'move' | 'remove' | 'processes' | 'signal' | 'input'
 
 export async function askIn<O extends GuestOp>(
   desk: Desk,

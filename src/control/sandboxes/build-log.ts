@@ -58,7 +58,7 @@ export function buildLogWriter({ store, clock, log }: Control, build: BuildId): 
     close: async () => {
       done.abort(new Error('the build is over'))
       if (leftOut > 0) {
-        const message = `${leftOut} more lines are not kept`
+        const message = leftOut === 1 ? '1 more line is not kept' : `${leftOut} more lines are not kept`
         waiting.push({ at: clock.now(), level: 'warning', step: 0, message })
         leftOut = 0
       }

@@ -6,6 +6,7 @@ import type { Node } from '../../model/node.ts'
 import type { Build, BuildLogLine } from '../../model/sandbox.ts'
 import { askOfSandbox } from '../../placement/fit.ts'
 import { placeSandbox } from '../../placement/sandbox.ts'
+import type { Tx } from '../../store/store.ts'
 import { parseLine, readLines } from '../../wire/lines.ts'
 import { BuildLine } from '../../wire/sandbox-answers.ts'
 import { newId } from '../control.ts'
@@ -14,11 +15,12 @@ import { buildLogWriter } from './build-log.ts'
 import { findBuildFor } from './builds.ts'
 import type { Desk } from './desk.ts'
 import { failBuild, finishBuild } from './rows.ts'
-import { checkTag, putTag } from './templates.ts'
+import { checkAlias, checkTag, putAlias, putTag } from './templates.ts'
 
 export interface BuildWish {
   template: string
   tags: readonly string[]
+  aliases?: readonly string[] | undefined
   /** Checked by whoever asks, and again by the node. */
   recipe: {
     from: { image: string } | { template: string }
@@ -59,6 +61,7 @@ export async function beginBuild(
   const id = newId(control) as BuildId
   const { result } = await control.store.write((tx) => {
     for (const tag of wish.tags) checkTag(tx, { template: wish.template, tag })
+    for (const alias of wish.aliases ?? []) checkAlias(tx, { template: wish.template, alias })
     const build: Build = {
       id,
       template: wish.template,
@@ -112,10 +115,13 @@ export async function runBuild(
       ...(from === undefined ? {} : { from }),
       ...(wish.credentials === undefined ? {} : { credentials: wish.credentials }),
     }
-    const stream = await nodes.open(node.id, 'build', request, { signal })
-    const sent = send(stream, context)
-    const built = await listen(stream, (line) => log.add(line))
-    await sent
+    const built = await desk.meter.time('build', async () => {
+      const stream = await nodes.open(node.id, 'build', request, { signal })
+      const sent = send(stream, context)
+      const heard = await listen(stream, (line) => log.add(line))
+      await sent
+      return heard
+    })
     await log.close()
     await control.store.write((tx) => {
       const { machine, diskMiB, addedBytes, compat } = built
@@ -127,7 +133,7 @@ export async function runBuild(
         ...(compat === undefined ? {} : { compat }),
       })
       if (tx.get('builds', id)?.status !== 'ready') return
-      for (const tag of wish.tags) putTag(tx, { template: wish.template, tag }, id)
+      nameBuild(tx, id, wish)
       addEvent(tx, {
         level: 'info',
         kind: 'template.built',
@@ -145,6 +151,20 @@ export async function runBuild(
   const row = control.store.view.get('builds', id)
   if (!row) throw new Fault('not_found', `build ${id} was deleted meanwhile`)
   return row
+}
+
+/** Names that became another's while it was built are left to that, and told of: the build itself is good. */
+function nameBuild(tx: Tx, id: BuildId, { template, tags, aliases = [] }: BuildWish): void {
+  for (const tag of tags) putTag(tx, { template, tag }, id)
+  for (const alias of aliases) {
+    if (putAlias(tx, { template, alias })) continue
+    addEvent(tx, {
+      level: 'warning',
+      kind: 'template.unnamed',
+      build: id,
+      message: `template "${template}" is not called "${alias}" as well: another template has that name by now`,
+    })
+  }
 }
 
 /** Gives up one that is under way, or that waits for its context. */

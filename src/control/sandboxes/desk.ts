@@ -2,8 +2,9 @@ import type { Duplex } from 'node:stream'
 import type { NodeId, SandboxId } from '../../model/ids.ts'
 import type { Sandbox } from '../../model/sandbox.ts'
 import type { Usage } from '../../placement/usage.ts'
-import type { SandboxReport } from '../../wire/sandbox.ts'
+import type { NodeMeasures, SandboxReport } from '../../wire/sandbox.ts'
 import type { Control } from '../control.ts'
+import type { Meter } from './meter.ts'
 import type { Starts } from './starts.ts'
 
 /**
@@ -18,6 +19,9 @@ export interface Desk {
   starts: Starts
   /** In step with durable state, and with what is being placed. */
   usage: Usage
+  meter: Meter
+  /** What each node last said that it measured. */
+  measures: Map<NodeId, NodeMeasures>
   /** Fires when the control plane stops: from then on nothing is decided any more. */
   signal: AbortSignal
 }
@@ -51,7 +55,9 @@ export function occupy(
 ): Promise<Sandbox> {
   const entry: Busy = { verb, done: Promise.resolve(undefined as never) }
   desk.busy.set(id, entry)
-  entry.done = work(entry).finally(() => {
+  // To create begins before there is a sandbox to be occupied, and is timed as a whole.
+  const doing = verb === 'create' ? work(entry) : desk.meter.time(verb, () => work(entry))
+  entry.done = doing.finally(() => {
     if (desk.busy.get(id) === entry) desk.busy.delete(id)
   })
   // Whoever asked looks at it; nobody else must.

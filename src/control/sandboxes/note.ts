@@ -21,6 +21,8 @@ export interface SandboxNews extends Omit<SandboxesMessage, 'type'> {
  */
 export async function noteSandboxes(desk: Desk, news: SandboxNews): Promise<void> {
   const { control, busy } = desk
+  if (news.measures) desk.measures.set(news.node, news.measures)
+  if (!news.full && news.sandboxes.length === 0 && news.denials.length === 0) return
   for (const report of news.sandboxes) {
     const entry = busy.get(report.id)
     if (entry) entry.reported = report

@@ -13,7 +13,9 @@ import {
 import { createSandbox, type Wanted } from './create.ts'
 import type { Asked, Desk, Nodes } from './desk.ts'
 import { type ForkWish, forkSandbox } from './fork.ts'
+import { type ImportWish, importBuild } from './import-build.ts'
 import { killSandbox } from './kill.ts'
+import { Meter } from './meter.ts'
 import { noteSandboxes, type SandboxNews } from './note.ts'
 import { pauseSandbox } from './pause.ts'
 import { resumeSandbox } from './resume.ts'
@@ -37,7 +39,14 @@ export function openSandboxes({
   /** Fires when the control plane stops. */
   signal: AbortSignal
 }) {
-  const desk: Desk = { control, nodes, busy: new Map(), starts: new Starts(), usage: currentUsage(control), signal }
+  const desk: Desk = {
+    ...{ control, nodes, signal },
+    busy: new Map(),
+    starts: new Starts(),
+    usage: currentUsage(control),
+    meter: new Meter(control.clock),
+    measures: new Map(),
+  }
   const stop = control.store.subscribe(({ changes }) => {
     for (const change of changes) noteUsage(desk.usage, control.store.view, change)
   })
@@ -45,7 +54,7 @@ export function openSandboxes({
   const building = new Map<BuildId, Building>()
   return {
     desk,
-    create: (wanted: Wanted, asked: Asked) => createSandbox(desk, wanted, asked),
+    create: (wanted: Wanted, asked: Asked) => desk.meter.time('create', () => createSandbox(desk, wanted, asked)),
     pause: (id: SandboxId, asked: { by: string }) => pauseSandbox(desk, id, asked),
     resume: (id: SandboxId, asked: Asked) => resumeSandbox(desk, id, asked),
     fork: (id: SandboxId, wish: ForkWish, asked: Asked) => forkSandbox(desk, id, wish, asked),
@@ -58,6 +67,7 @@ export function openSandboxes({
     runBuild: (id: BuildId, context?: Readable) => runBuild(desk, building, id, context),
     /** Its context has not come yet. */
     isWaiting: (id: BuildId) => building.get(id)?.started === false,
+    importBuild: (wish: ImportWish, asked: Asked) => importBuild(desk, wish, asked),
     cancelBuild: (id: BuildId, reason: Error) => cancelBuild(desk, building, id, reason),
     /** To be called once, before anything else: what an earlier control plane left. */
     recover: () => failOrphanedBuilds(desk),

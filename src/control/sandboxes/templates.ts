@@ -36,6 +36,29 @@ export function putTag(tx: Tx, { template, tag }: TagName, build: BuildId): Temp
   return next
 }
 
+/** Throws when the name belongs to something else. */
+export function checkAlias(tx: Tx, { template, alias }: AliasName): void {
+  const holder = templateOf(tx, alias)
+  if (alias === template || (holder && holder.name !== template))
+    throw new Fault('conflict', `"${alias}" is template "${holder?.name ?? template}" already`)
+}
+
+/** Gives a template that is there another name; nothing when that belongs to something else. */
+export function putAlias(tx: Tx, { template, alias }: AliasName): Template | undefined {
+  const row = tx.get('templates', template)
+  const holder = templateOf(tx, alias)
+  if (!row || (holder && holder.name !== template)) return undefined
+  if (row.aliases.includes(alias)) return row
+  const next = { ...row, aliases: [...row.aliases, alias], changedAt: tx.now }
+  tx.put('templates', next)
+  return next
+}
+
+export interface AliasName {
+  template: string
+  alias: string
+}
+
 export async function setTag(
   control: Control,
   reference: string,
@@ -65,15 +88,14 @@ export async function setAlias(
 ): Promise<Template> {
   const { result } = await control.store.write((tx) => {
     const template = findTemplate(tx, reference)
-    const holder = templateOf(tx, alias)
     const has = template.aliases.includes(alias)
     if (remove && !has) throw new Fault('not_found', `template "${template.name}" has no alias "${alias}"`)
-    if (!remove && holder && !has) throw new Fault('conflict', `"${alias}" is template "${holder.name}" already`)
+    if (!remove) checkAlias(tx, { template: template.name, alias })
     if (remove !== has) return template
-    const aliases = remove ? template.aliases.filter((each) => each !== alias) : [...template.aliases, alias]
-    const next = { ...template, aliases, changedAt: tx.now }
-    tx.put('templates', next)
     addAudit(tx, { by, action: 'template.alias', subject: `${template.name} ${alias}` })
+    if (!remove) return putAlias(tx, { template: template.name, alias }) ?? template
+    const next = { ...template, aliases: template.aliases.filter((each) => each !== alias), changedAt: tx.now }
+    tx.put('templates', next)
     return next
   })
   return result

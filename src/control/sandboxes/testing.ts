@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -20,6 +20,8 @@ import type { ControlLink, StreamService } from '../../wire/link.ts'
 import { type MemoryNetwork, memoryNetwork } from '../../wire/memory-link.ts'
 import {
   BuildStream,
+  type NodeMeasures,
+  SandboxAttachStream,
   SandboxExecStream,
   SandboxFileStream,
   SandboxForwardStream,
@@ -199,6 +201,15 @@ interface FakeSandbox {
   files: Map<string, Buffer>
 }
 
+interface FakeCommand {
+  child: ChildProcessWithoutNullStreams
+  words: string[]
+  /** Frames of all that it wrote, and of its end. */
+  kept: Buffer[]
+  code: number | null
+  hears: ((frame: Buffer) => void) | undefined
+}
+
 /** What an agent with sandboxes answers. `before` and `after` may wait, or throw, to be slow or to fail. */
 export class FakeNode {
   readonly id: NodeId
@@ -206,6 +217,7 @@ export class FakeNode {
   readonly facts: NodeFacts
   readonly sandboxes = new Map<SandboxId, FakeSandbox>()
   readonly builds = new Set<BuildId>()
+  readonly commands = new Map<number, FakeCommand>()
   /** Every request that came, in order. */
   readonly requests: SandboxRequest[] = []
   before: (request: SandboxRequest) => Promise<void> | void = () => {}
@@ -278,18 +290,20 @@ export class FakeNode {
     ids = [...this.sandboxes.keys()],
     reason,
     denials = [],
+    measures,
   }: {
     full?: boolean
     ids?: readonly SandboxId[]
     reason?: string
     denials?: { id: SandboxId; at: number; destination: string; reason: string }[]
+    measures?: NodeMeasures
   } = {}): Promise<void> {
     const sandboxes: SandboxReport[] = ids.flatMap((id) => {
       const found = this.sandboxes.get(id)
       if (!found || (full && isOver(found.phase))) return []
       return [{ id, phase: found.phase, build: found.build, ...(reason === undefined ? {} : { reason }) }]
     })
-    await this.#link?.send({ type: 'sandboxes', full, sandboxes, denials })
+    await this.#link?.send({ type: 'sandboxes', full, sandboxes, denials, ...(measures ? { measures } : {}) })
   }
 
   /** Its VM ends by itself. */
@@ -313,7 +327,19 @@ export class FakeNode {
     sandboxExec: async (asked, stream, { signal }) => {
       const request = SandboxExecStream.parse(asked)
       const found = this.#running(request.id)
-      await exec(request, found.spec.env, stream, signal)
+      const command = await startCommand(request, found.spec.env)
+      this.commands.set(command.child.pid ?? 0, command)
+      if (!request.detached) signal.addEventListener('abort', () => command.child.kill('SIGKILL'), { once: true })
+      await carry(command, stream, { from: 0, terminal: request.terminal !== undefined })
+    },
+    sandboxAttach: async (asked, stream) => {
+      const { id, pid, from } = SandboxAttachStream.parse(asked)
+      this.#running(id)
+      const command = this.commands.get(pid)
+      if (!command) throw new Fault('not_found', `no command with process id ${pid} is known in the guest`)
+      if (command.hears)
+        throw new Fault('conflict', `somebody is attached to the command with process id ${pid} already`)
+      await carry(command, stream, { from, terminal: false })
     },
     sandboxFile: async (asked, stream) => {
       const request = SandboxFileStream.parse(asked)
@@ -416,6 +442,17 @@ export class FakeNode {
       case 'forgetBuild':
         if (!this.builds.delete(request.build)) throw new Fault('not_found', 'the build is not here')
         return {}
+      case 'adoptBuild':
+        if (!this.builds.has(request.build)) throw new Fault('not_found', 'the build is not here')
+        return {
+          reason: 'pause',
+          parent: null,
+          createdAt: 1,
+          machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 },
+          diskMiB: 1024,
+          addedBytes: 10,
+          compat: '',
+        }
       case 'metrics':
         this.#running(request.id)
         return {
@@ -431,7 +468,20 @@ export class FakeNode {
       case 'console':
         return { text: 'Linux version 6.1\nready\n' }
       case 'processes':
-        return { processes: [{ pid: 7, command: ['sleep', '9'], startedAt: 1, running: true, code: null }] }
+        return {
+          processes: [...this.commands].map(([pid, { words, code }]) => {
+            return { pid, command: words, startedAt: 1, running: code === null, code }
+          }),
+        }
+      case 'signal':
+        this.commands.get(request.pid)?.child.kill(request.signal as NodeJS.Signals)
+        return {}
+      case 'input': {
+        const { stdin } = this.commands.get(request.pid)?.child ?? {}
+        stdin?.write(Buffer.from(request.data, 'base64'))
+        if (request.end) stdin?.end()
+        return {}
+      }
       default:
         return this.#files(request)
     }
@@ -504,12 +554,7 @@ export class FakeNode {
   }
 }
 
-async function exec(
-  request: SandboxExecStream,
-  env: Record<string, string>,
-  stream: Duplex,
-  signal: AbortSignal,
-): Promise<void> {
+async function startCommand(request: SandboxExecStream, env: Record<string, string>): Promise<FakeCommand> {
   const [program = '', ...args] = request.command
   const { terminal } = request
   const size = terminal ? { COLUMNS: String(terminal.columns), LINES: String(terminal.rows) } : {}
@@ -518,9 +563,31 @@ async function exec(
     child.once('spawn', resolve)
     child.once('error', () => reject(new Fault('invalid', `there is no program "${program}" in the sandbox`)))
   })
-  if (!request.detached) signal.addEventListener('abort', () => child.kill('SIGKILL'), { once: true })
-  const decoder = new FrameDecoder()
   child.stdin.on('error', () => {})
+  if (!request.stdin) child.stdin.end()
+  const command: FakeCommand = { child, words: request.command, kept: [], code: null, hears: undefined }
+  const say = (piece: Buffer) => {
+    command.kept.push(piece)
+    command.hears?.(piece)
+  }
+  child.stdout.on('data', (chunk: Buffer) => say(encodeFrame(frame.stdout, chunk)))
+  child.stderr.on('data', (chunk: Buffer) => say(encodeFrame(terminal ? frame.stdout : frame.stderr, chunk)))
+  child.once('close', (exit, by) => {
+    command.code = exit ?? (by === 'SIGINT' ? 130 : by === 'SIGTERM' ? 143 : 137)
+    say(encodeFrame(frame.exit, JSON.stringify({ code: command.code })))
+  })
+  return command
+}
+
+/** Joins a stream to a command until it has ended or the stream is given up; offsets count pieces here. */
+async function carry(
+  command: FakeCommand,
+  stream: Duplex,
+  { from, terminal }: { from: number; terminal: boolean },
+): Promise<void> {
+  const { child } = command
+  const over = Promise.withResolvers<void>()
+  const decoder = new FrameDecoder()
   stream.on('data', (chunk: Buffer) => {
     for (const { kind, payload } of decoder.push(chunk)) {
       if (kind === frame.stdin) child.stdin.write(payload)
@@ -529,11 +596,16 @@ async function exec(
       else if (kind === frame.resize) stream.write(encodeFrame(frame.stdout, payload))
     }
   })
-  stream.write(Buffer.alloc(0))
-  child.stdout.on('data', (chunk: Buffer) => stream.write(encodeFrame(frame.stdout, chunk)))
-  child.stderr.on('data', (chunk: Buffer) => stream.write(encodeFrame(terminal ? frame.stdout : frame.stderr, chunk)))
-  const code = await new Promise<number>((resolve) =>
-    child.once('close', (exit, by) => resolve(exit ?? (by === 'SIGINT' ? 130 : 137))),
-  )
-  if (!stream.destroyed) stream.end(encodeFrame(frame.exit, JSON.stringify({ code })))
+  const hear = (piece: Buffer) => {
+    if (stream.destroyed) return
+    stream.write(piece)
+    if (piece[0] === frame.exit) over.resolve()
+  }
+  hear(encodeFrame(frame.started, JSON.stringify({ pid: child.pid, from, terminal })))
+  for (const piece of command.kept.slice(from)) hear(piece)
+  command.hears = hear
+  stream.once('close', () => over.resolve())
+  await over.promise
+  command.hears = undefined
+  if (!stream.destroyed) stream.end()
 }

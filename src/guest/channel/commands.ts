@@ -78,6 +78,7 @@ function execution(stream: GuestStream, reply: Fields, { terminal, signal, kills
   exited.then(settled, settled)
   return {
     pid: reply.number('pid'),
+    from: reply.number('offset'),
     stdin: stream.writer(),
     stdout: stream.reader(0),
     stderr: terminal ? undefined : stream.reader(1),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { s3Credentials, startS3 } from '../../../test/fixtures/s3.ts'
@@ -87,6 +87,23 @@ test('a build is copied to a bucket and back, and only what is missing', async (
   await copy(at.second.slice(0, 8), bucket, other)
   await using store = await openTestStore(other)
   assert.ok((await readDisk(store, at.second)).equals(secondContent()))
+  assert.equal(await store.reference(`build/${at.second}`), at.second)
+})
+
+test('a build is copied to an agent that was never asked for a sandbox, and to no machine without an agent', async () => {
+  await using at = await testBuilds()
+  const { agentData } = at.shell.cli.home
+  const copy = ['build', 'copy', at.second, '--from', at.store]
+  const without = await at.shell.run(...copy)
+  assert.equal(without.code, 3)
+  assert.match(without.err, /this machine has no builds/)
+  await mkdir(agentData, { recursive: true })
+  const copied = await at.shell.run(...copy)
+  assert.equal(copied.code, 0, copied.err)
+  assert.match(copied.err, new RegExp(`"tutti build import ${at.second}" lets sandboxes be made of it`))
+  const directory = join(agentData, 'sandboxes', 'blocks', 'content')
+  assert.equal((await stat(directory)).mode & 0o077, 0)
+  await using store = await openTestStore(directory)
   assert.equal(await store.reference(`build/${at.second}`), at.second)
 })
 

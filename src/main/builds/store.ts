@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { fileObjects } from '../../blocks/objects/file.ts'
 import { openObjects } from '../../blocks/objects/open.ts'
@@ -18,7 +19,8 @@ export interface BuildStore {
 
 /**
  * The store of a URL or a directory; without one, that of this machine's agent. A directory may be the store itself, or a
- * block server's or an agent's that has one. `mustExist`: unless something is to be written there.
+ * block server's or an agent's that has one. `mustExist`: unless something is to be written there. The agent's own is made
+ * where there is an agent: it makes it itself only when it is first asked for a sandbox.
  */
 export async function openBuildStore(
   cli: Cli,
@@ -32,7 +34,10 @@ export async function openBuildStore(
   }
   const named = text === undefined ? ownBlocks(cli) : await directoryOf(text, cli)
   const directory = text === undefined ? join(named, 'content') : contentOf(named)
-  if (mustExist && !existsSync(directory)) throw noStore(directory, text)
+  const isToBeMade = !mustExist && text === undefined && existsSync(cli.home.agentData)
+  // Memory of machines lies there: nobody else is to read it.
+  if (isToBeMade) await mkdir(directory, { recursive: true, mode: 0o700 })
+  else if ((mustExist || text === undefined) && !existsSync(directory)) throw noStore(directory, text)
   const objects = fileObjects({ directory, random })
   return { objects, source: readBuilds(objects), directory }
 }

@@ -3,6 +3,7 @@ import type { Cli, Given } from '../../cli/cli.ts'
 import { textOption } from '../../cli/options.ts'
 import { print } from '../../cli/output/print.ts'
 import { facts } from '../../cli/output/table.ts'
+import { counted } from '../../cli/output/text.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import { formatDuration, formatSize } from '../../model/quantity.ts'
@@ -20,7 +21,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   if (fromText === undefined && toText === undefined)
     throw new Fault('invalid', 'say where to copy it with --to, or where it comes from with --from')
   const from = await openBuildStore(cli, fromText)
-  const to = await openBuildStore(cli, toText, { mustExist: toText === undefined })
+  const to = await openBuildStore(cli, toText, { mustExist: false })
   if (from.objects.url === to.objects.url) throw new Fault('invalid', `both stores are ${from.objects.url}`)
   const id = await findBuild(cli, from, args[0] ?? '', { context: textOption(options, 'context') })
   const reference = textOption(options, 'reference') ?? `build/${id}`
@@ -38,11 +39,16 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
         ['name', reference],
         [
           'copied',
-          `${formatSize(report.copiedBytes)} in ${report.copiedPacks + report.madePacks} packs, ${formatDuration(ms)}`,
+          `${formatSize(report.copiedBytes)} in ${counted(report.copiedPacks + report.madePacks, 'pack')}, ${formatDuration(ms)}`,
         ],
-        ['skipped', `${formatSize(report.presentBytes)}: ${skippedChunks} of ${report.chunks} chunks were there`],
+        [
+          'skipped',
+          `${formatSize(report.presentBytes)}: ${skippedChunks} of ${counted(report.chunks, 'chunk')} ${report.chunks === 1 ? 'was' : 'were'} there`,
+        ],
       ]),
   })
+  if (toText === undefined && reference === `build/${id}`)
+    cli.stderr.write(`"tutti build import ${id}" lets sandboxes be made of it, if an agent runs here\n`)
 }
 
 async function copy(

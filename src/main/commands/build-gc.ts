@@ -1,14 +1,14 @@
-import { type CollectReport, collect, defaultGraceMs } from '../../blocks/operations/collect.ts'
+import { collect, defaultGraceMs, defaultLayerAgeMs } from '../../blocks/operations/collect.ts'
 import { listBuilds } from '../../blocks/operations/list.ts'
 import { readCondemned } from '../../blocks/store/condemned.ts'
 import type { Cli, Given } from '../../cli/cli.ts'
 import { durationOption, flagOption, textOption } from '../../cli/options.ts'
 import { print } from '../../cli/output/print.ts'
 import { table } from '../../cli/output/table.ts'
-import { moment, paint, type Tone } from '../../cli/output/text.ts'
-import { formatSize } from '../../model/quantity.ts'
+import { counted, moment, paint, type Tone } from '../../cli/output/text.ts'
+import { formatDuration, formatSize } from '../../model/quantity.ts'
 import { type BuildStore, openBuildStore } from '../builds/store.ts'
-import { writeToStore } from '../builds/write-to-store.ts'
+import { type Collected, writeToStore } from '../builds/write-to-store.ts'
 
 const tones: Record<Fate, Tone> = { kept: 'good', waiting: 'busy', removed: 'bad' }
 type Fate = 'kept' | 'waiting' | 'removed'
@@ -18,20 +18,26 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
   const store = await openBuildStore(cli, textOption(options, 'store'))
   const dryRun = flagOption(options, 'dryRun')
   const graceMs = durationOption(options, 'grace') ?? defaultGraceMs
+  const layers = durationOption(options, 'layers')
+  const layerAgeMs = layers ?? defaultLayerAgeMs
   const { builds } = await listBuilds(store.objects)
-  const report = await collectIn(cli, store, { graceMs, dryRun })
+  const report = await collectIn(cli, store, { graceMs, dryRun, ...(layers === undefined ? {} : { layerAgeMs }) })
   const since = await readCondemned(store.objects)
   const removed = new Set(report.removed.builds)
   const waiting = new Set(report.waiting.builds)
-  const fates = builds.map(({ id, references, addedBytes }) => {
+  const unused = new Set(report.layers?.removed)
+  const fates = builds.map(({ id, references: all, addedBytes }) => {
+    const references = all.filter((name) => !unused.has(name))
+    const lead =
+      all.length > references.length ? `no build has used it for ${formatDuration(layerAgeMs)}` : 'no name leads to it'
     const fate: Fate = removed.has(id) ? 'removed' : waiting.has(id) ? 'waiting' : 'kept'
     const due = (since.get(`builds/${id}.json`) ?? cli.clock.now()) + graceMs
     const why =
       fate === 'kept'
         ? `named ${references.join(', ') || 'just now'}`
         : fate === 'removed'
-          ? 'no name leads to it'
-          : `no name leads to it; may go from ${moment(due)} on`
+          ? lead
+          : `${lead}; may go from ${moment(due)} on`
     return { id, fate, references, addedBytes, why, ...(fate === 'waiting' ? { dueAt: due } : {}) }
   })
   await print(cli, options.output, {
@@ -44,15 +50,20 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
         formatSize(addedBytes),
         why,
       ])
+      const amount = (builds: number, packs: number) => `${counted(builds, 'build')} and ${counted(packs, 'pack')}`
       const list = rows.length === 0 ? '' : `${table(cli.stdout, ['BUILD', 'FATE', 'ADDED', 'WHY'], rows)}\n`
       const { kept } = report
       const sum = (what: { builds: readonly unknown[]; packs: readonly unknown[]; bytes: number }) =>
-        `${what.builds.length} builds and ${what.packs.length} packs, ${formatSize(what.bytes)}`
+        what.builds.length + what.packs.length === 0
+          ? 'nothing'
+          : `${amount(what.builds.length, what.packs.length)}, ${formatSize(what.bytes)}`
       return [
         list,
         `${dryRun ? 'would free' : 'freed'}: ${sum(report.removed)}\n`,
         `waiting: ${sum(report.waiting)}\n`,
-        `kept: ${kept.builds} builds and ${kept.packs} packs, ${formatSize(kept.bytes)}, by ${report.references} names\n`,
+        kept.builds === 0
+          ? ''
+          : `kept: ${amount(kept.builds, kept.packs)}, ${formatSize(kept.bytes)}, by ${counted(report.references, 'name')}\n`,
       ].join('')
     },
   })
@@ -63,8 +74,8 @@ export async function run(cli: Cli, { options }: Given): Promise<number> {
 async function collectIn(
   cli: Cli,
   store: BuildStore,
-  options: { graceMs: number; dryRun: boolean },
-): Promise<CollectReport> {
+  options: { graceMs: number; layerAgeMs?: number; dryRun: boolean },
+): Promise<Collected> {
   // To look needs nobody's leave.
   if (options.dryRun) return collect(store.objects, { clock: cli.clock, ...options })
   await using target = await writeToStore(cli, store)

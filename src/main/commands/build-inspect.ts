@@ -4,7 +4,7 @@ import type { Cli, Given, Output } from '../../cli/cli.ts'
 import { flagOption, textOption } from '../../cli/options.ts'
 import { print } from '../../cli/output/print.ts'
 import { facts, table } from '../../cli/output/table.ts'
-import { moment } from '../../cli/output/text.ts'
+import { counted, moment } from '../../cli/output/text.ts'
 import { Fault } from '../../model/fault.ts'
 import { formatSize, parseSize } from '../../model/quantity.ts'
 import { drawMap } from '../builds/draw-map.ts'
@@ -69,7 +69,7 @@ function describe(out: Output, { manifest, images }: InspectedBuild): string {
       ? ([
           ['compat', snapshot.compat],
           ['guest agent', snapshot.guestAgent],
-          ['prefetch', `${prefetch} chunks, ${formatSize(prefetch * snapshot.memory.chunkBytes)}`],
+          ['prefetch', `${counted(prefetch, 'chunk')}, ${formatSize(prefetch * snapshot.memory.chunkBytes)}`],
         ] as const)
       : []),
     ['user', defaults.user],
@@ -109,5 +109,5 @@ function describe(out: Output, { manifest, images }: InspectedBuild): string {
 function sharedText({ sharedWithParent: shared, chunks, zeroChunks }: InspectedImage): string {
   if (!shared) return '-'
   const data = chunks - zeroChunks
-  return `${shared.chunks} chunks (${data === 0 ? 0 : Math.round((100 * shared.chunks) / data)}%)`
+  return `${counted(shared.chunks, 'chunk')} (${data === 0 ? 0 : Math.round((100 * shared.chunks) / data)}%)`
 }

@@ -3,7 +3,7 @@ import type { Cli, Given } from '../../cli/cli.ts'
 import { exitCodes } from '../../cli/exit-codes.ts'
 import { flagOption, textOption } from '../../cli/options.ts'
 import { print } from '../../cli/output/print.ts'
-import { paint } from '../../cli/output/text.ts'
+import { counted, paint } from '../../cli/output/text.ts'
 import { Fault } from '../../model/fault.ts'
 import { formatDuration, formatSize } from '../../model/quantity.ts'
 import { findBuild } from '../builds/find-build.ts'
@@ -27,7 +27,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<number> {
   const report = await verify(source, {
     ...(all ? {} : { builds }),
     signal: cli.signal,
-    onProgress: (sofar) => shown.show(() => `verified ${formatSize(sofar.bytes)} in ${sofar.packs} packs`),
+    onProgress: (sofar) => shown.show(() => `verified ${formatSize(sofar.bytes)} in ${counted(sofar.packs, 'pack')}`),
   })
   shown[Symbol.dispose]()
   const ms = Math.round(cli.clock.monotonic() - began)
@@ -36,12 +36,12 @@ export async function run(cli: Cli, { args, options }: Given): Promise<number> {
     value: { store: objects.url, ms, ...report },
     names: () => [...new Set(problems.flatMap(({ build }) => build ?? []))],
     table: () => {
-      const read = `${report.builds} builds, ${report.packs} packs, ${report.chunks} chunks, ${formatSize(report.bytes)} in ${formatDuration(ms)}`
+      const read = `${counted(report.builds, 'build')}, ${counted(report.packs, 'pack')}, ${counted(report.chunks, 'chunk')}, ${formatSize(report.bytes)} in ${formatDuration(ms)}`
       const lines = problems.map(({ message }) => `${paint(cli.stdout, 'bad', message)}\n`)
       const verdict =
         problems.length === 0
           ? paint(cli.stdout, 'good', 'everything is as it should be')
-          : `${problems.length} problems`
+          : counted(problems.length, 'problem')
       return `${lines.join('')}${read}: ${verdict}\n`
     },
   })

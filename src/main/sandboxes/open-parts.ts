@@ -3,18 +3,23 @@ import { mkdir } from 'node:fs/promises'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
 import type { SandboxParts } from '../../agent/sandboxes/offer.ts'
+import type { BlockServer } from '../../blocks/server/protocol.ts'
 import { connectGuest } from '../../guest/channel/connect.ts'
 import { Fault } from '../../model/fault.ts'
+import { parseSize } from '../../model/quantity.ts'
 import { openSandboxes } from '../../sandboxes/engine.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
+import type { Sandboxes } from '../../sandboxes/sandboxes.ts'
 import { bootFiles } from '../../vmm/boot/boot-files.ts'
 import type { Vmm } from '../../vmm/vmm.ts'
+import type { NodeMeasures } from '../../wire/sandbox.ts'
 import { keepBlockServer } from './block-server.ts'
 import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
 import { openNetwork } from './network.ts'
 import type { OfferOptions } from './offer.ts'
 import { templateBuilder } from './template-builder.ts'
+import { diskOf, trimCache } from './trim-cache.ts'
 
 /** Opens what a node's sandboxes consist of; `own` gets what is to be let go of. */
 export async function openParts(
@@ -43,7 +48,9 @@ export async function openParts(
       ...{ directory: join(directory, 'blocks'), upstream: env['TUTTI_STORE'] || undefined, clock, signal },
     }),
   )
-  void collectBuilds(blocks, { clock, log, signal })
+  const disk = () => diskOf(directory)
+  void collectBuilds(blocks, { disk, clock, log, signal })
+  if (env['TUTTI_STORE']) void trimCache(blocks, { disk, limitBytes: cacheLimitOf(env), clock, log, signal })
   const network = own.use(await openNetwork({ directory: join(directory, 'n'), clock, random, log }))
   const connect: Parts['connect'] = ({ channel, opening }, { token, signal }) =>
     connectGuest({
@@ -76,7 +83,31 @@ export async function openParts(
     arch,
     authFile: env['REGISTRY_AUTH_FILE'],
   })
-  return { sandboxes, builder }
+  return { sandboxes, builder, measure: (how) => measure({ sandboxes, blocks }, how) }
+}
+
+async function measure(
+  { sandboxes, blocks }: { sandboxes: Sandboxes; blocks: BlockServer },
+  { signal }: { signal: AbortSignal },
+): Promise<NodeMeasures> {
+  // One of an earlier version goes on until it ends, and does not know the question.
+  const usage = await blocks.ask('usage', {}, { signal }).catch(() => undefined)
+  signal.throwIfAborted()
+  const said = { starts: sandboxes.facts().starts, freeMemory: freeMemory() }
+  if (!usage) return said
+  const { bytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes } = usage
+  return {
+    ...said,
+    blocks: { wholeBytes: bytes - fetchedBytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes },
+  }
+}
+
+/** `TUTTI_CACHE=200GiB`. */
+function cacheLimitOf(env: OfferOptions['env']): number | undefined {
+  const text = env['TUTTI_CACHE'] || undefined
+  const bytes = text === undefined ? undefined : parseSize(text)
+  if (text === undefined || bytes !== undefined) return bytes
+  throw new Fault('invalid', `TUTTI_CACHE is a size such as 200GiB, not "${text}"`)
 }
 
 /** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */

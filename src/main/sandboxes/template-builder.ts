@@ -72,6 +72,14 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
       }
       stream.end()
     },
+    async adopt(build) {
+      const { signal } = new AbortController()
+      const { manifest } = await blocks.ask('manifest', { build }, { signal })
+      await blocks.ask('setReference', { name: `build/${build}`, build }, { signal })
+      const { reason, parent, createdAt, machine, disk, addedBytes, snapshot } = manifest
+      const diskMiB = Math.ceil(disk.size / 2 ** 20)
+      return { reason, parent, createdAt, machine, diskMiB, addedBytes, compat: snapshot?.compat ?? '' }
+    },
     async forget(build) {
       await blocks.ask('deleteReference', { name: `build/${build}` }, { signal: new AbortController().signal })
     },

@@ -30,7 +30,8 @@ export function openDenials(clock: Clock): Denials {
         return
       }
       tokens -= 1
-      const more = leftOut > 0 ? ` (${leftOut} more denials before this one are not listed)` : ''
+      const others = leftOut === 1 ? '1 more denial before this one is' : `${leftOut} more denials before this one are`
+      const more = leftOut > 0 ? ` (${others} not listed)` : ''
       leftOut = 0
       queue.push({ at: clock.now(), destination: destination.slice(0, 300), reason: `${reason}${more}` })
     },
