@@ -17,6 +17,7 @@ export const templateCommands: readonly CommandSpec[] = [
       { flags: '--memory <size>', help: 'memory of its machine, such as 512MiB' },
       { flags: '--disk <size>', help: 'its disk, such as 4GiB' },
       { flags: '--build-arg <key=value>', help: 'for ARG of a Dockerfile', many: true },
+      { flags: '--target <stage>', help: 'the stage of a Dockerfile to build; by default the last' },
       { flags: '--no-cache', help: 'do every step anew' },
       { flags: '--node <node>', help: 'build it there' },
       { flags: '-d, --detach', help: 'do not wait; "tutti template logs" says how far it is' },
