@@ -52,7 +52,8 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
       // Where it depends on the image, everything may be meant.
       if (!isKnown(parts)) return [...tree.values()]
       const text = parts.join('')
-      const selected = selectSource(tree, text)
+      const selected = placed(place, places, () => selectSource(tree, text))
+      if (selected === undefined) continue
       if (selected.length === 0) places.push(missing(text, place, context, directory))
       for (const { found } of selected)
         for (const { path } of found.kind === 'file' ? [found.entry] : found.entries.map(({ entry }) => entry))
@@ -84,12 +85,27 @@ function addLinks(tree: ReadonlyMap<string, ContextEntry>, source: string, wante
       wanted.add(path)
 }
 
-function missing(source: string, place: string, context: WalkedContext, directory: string): FaultPlace {
+/** What is wrong with a source itself, such as leading out of the context, is told with the others. */
+function placed<T>(place: string, places: FaultPlace[], work: () => T): T | undefined {
+  try {
+    return work()
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    places.push(placeOf(place, error.message))
+    return undefined
+  }
+}
+
+function placeOf(place: string, message: string): FaultPlace {
   const [, file = place, line] = /^(.*):(\d+)$/.exec(place) ?? []
+  return { file, ...(line === undefined ? {} : { line: Number(line) }), message }
+}
+
+function missing(source: string, place: string, context: WalkedContext, directory: string): FaultPlace {
   const why = context.isIgnored(cleanSource(source) || '.')
     ? 'it is hidden by .dockerignore'
     : `there is nothing of that name in the build context ${directory}`
-  return { file, ...(line === undefined ? {} : { line: Number(line) }), message: `cannot copy "${source}": ${why}` }
+  return placeOf(place, `cannot copy "${source}": ${why}`)
 }
 
 async function write(

@@ -1,3 +1,4 @@
+import type { Position } from './places.ts'
 import { addStep, type Reading } from './reading.ts'
 import type { Heredoc, Instruction } from './split-instructions.ts'
 import { type Flag, readJsonForm, splitFlags } from './words.ts'
@@ -13,7 +14,9 @@ export function readRun(instruction: Instruction, reading: Reading): void {
     return
   }
   const command =
-    instruction.heredocs.length > 0 ? withHeredocs(line, instruction, reading) : readCommand(line, reading)
+    instruction.heredocs.length > 0
+      ? withHeredocs(line, instruction, reading)
+      : readCommand(line, instruction.arguments.at(rest), reading)
   const args = reading.stage.scope.argsText()
   addStep(reading, instruction, { kind: 'run', command, ...(args === undefined ? {} : { args }) })
 }
@@ -23,7 +26,7 @@ export function readCmd(instruction: Instruction, reading: Reading): void {
     reading.mistakes.add(instruction.position, 'CMD lacks a command')
     return
   }
-  reading.stage.command = readCommand(instruction.arguments.text, reading)
+  reading.stage.command = readCommand(instruction.arguments.text, instruction.arguments.at(0), reading)
 }
 
 export function readEntrypoint(instruction: Instruction, reading: Reading): void {
@@ -31,7 +34,7 @@ export function readEntrypoint(instruction: Instruction, reading: Reading): void
     reading.mistakes.add(instruction.position, 'ENTRYPOINT lacks a command')
     return
   }
-  reading.stage.entrypoint = readCommand(instruction.arguments.text, reading)
+  reading.stage.entrypoint = readCommand(instruction.arguments.text, instruction.arguments.at(0), reading)
   // What stood before was meant for another entry point.
   delete reading.stage.command
 }
@@ -44,9 +47,11 @@ export function readShell({ arguments: given, position }: Instruction, reading: 
 }
 
 /** Brackets that are not a list of strings are a line for the shell, as everywhere in Docker. */
-function readCommand(text: string, reading: Reading): string | string[] {
+function readCommand(text: string, position: Position, reading: Reading): string | string[] {
   const words = readJsonForm(text)
   if (words) return words
+  if (/^\[\s*['"]/.test(text) || /^\[\s*[\w./-]+\s*(,.*)?\]$/s.test(text))
+    reading.notes.add(position, 'this is a line for the shell, since it is no list of strings in double quotes')
   return reading.stage.shell ? [...reading.stage.shell, text] : text
 }
 

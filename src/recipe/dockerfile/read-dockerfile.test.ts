@@ -354,3 +354,10 @@ test('a variable in text survives writing and reading it', () => {
     }),
   )
 })
+
+test('brackets that are no list are a line for the shell, with a note', () => {
+  for (const text of ["CMD ['x', 'y']", 'ENTRYPOINT ["a", "b"', 'RUN ["x", 1]', 'CMD [nginx, -g]'])
+    assert.match(read(`FROM a\n${text}`).notes[0]?.message ?? '', /a line for the shell/, text)
+  for (const text of ['RUN [ -e x ] && y', 'RUN [[ $A = b ]]', 'CMD ["x"]'])
+    assert.deepEqual(read(`FROM a\n${text}`).notes, [], text)
+})
