@@ -1,16 +1,20 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { chown, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { promisify } from 'node:util'
 import { openTestBuilder, type TestBuilder } from '../../src/build/testing.ts'
 import { lackingAgent } from '../../src/guest/channel/testing.ts'
 import { readDockerfile } from '../../src/recipe/dockerfile/read-dockerfile.ts'
 import { lackingForMachines } from '../fixtures/machines.ts'
 import { lacking, makeImage } from '../fixtures/registry.ts'
 
+const execute = promisify(execFile)
 const reason = lacking(['mkfs.ext4']) ?? (await lackingForMachines()) ?? lackingAgent()
 
 const dockerfile = `FROM anything
@@ -174,6 +178,35 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     } finally {
       builder.parts.mayFetch = undefined
       server.close()
+    }
+  })
+
+  test('an ordinary user builds too, and files belong to whom the image says', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'tutti-user-'))
+    try {
+      const owner = { '/home/guest': '1234:1234', '/etc/secret': '0:77' }
+      const mode = { '/etc/secret': '0', '/bin/busybox': '4755' }
+      const layout = await makeImage(directory, { files: { '/etc/secret': 'x' }, owner, mode })
+      await execute('chmod', ['-R', 'a+rX', directory])
+      const home = join(directory, 'home')
+      await mkdir(home)
+      await chown(home, 65534, 65534)
+      const script = new URL('../fixtures/build-as-user.ts', import.meta.url).pathname
+      const { stdout } = await execute(process.execPath, [script, layout], {
+        ...{ uid: 65534, gid: 65534, cwd: home },
+        env: { ...process.env, HOME: home, TMPDIR: home, XDG_RUNTIME_DIR: home },
+      })
+      const lines = stdout.trim().split('\n')
+      assert.deepEqual(lines.slice(0, 5), [
+        '/ 0:0:755',
+        '/bin/busybox 0:0:4755',
+        '/home/guest 1234:1234:755',
+        '/etc/secret 0:77:0',
+        '/copied/busybox 0:0:4755',
+      ])
+      assert.match(lines[5] ?? '', /uid=1234/)
+    } finally {
+      await rm(directory, { recursive: true, force: true })
     }
   })
 

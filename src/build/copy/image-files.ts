@@ -1,11 +1,9 @@
 import type { Stats } from 'node:fs'
 import { lstat, readdir, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Owners } from '../../images/owners.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import type { OtherFiles } from './other-files.ts'
-
-/** Whose a file is, where the file system of this node cannot say it. */
-export type Owners = ReadonlyMap<string, { uid: number; gid: number; mode: number }>
 
 /** The files of an image as they lie unpacked on this node; nothing is copied before it is sent. */
 export function imageFiles(rootfs: string, owners: Owners | undefined, signal: AbortSignal): OtherFiles {

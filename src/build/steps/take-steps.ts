@@ -1,4 +1,5 @@
 import type { Defaults, Manifest } from '../../blocks/manifest.ts'
+import { ownersOf } from '../../images/owners.ts'
 import { Fault } from '../../model/fault.ts'
 import { BuildId, encodeId } from '../../model/ids.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
@@ -124,7 +125,8 @@ async function sourcesOf(
   const { from } = action
   if (from && 'image' in from) {
     const { rootfs } = await scope.obtainImage(from.image)
-    return selectFrom(imageFiles(rootfs, undefined, scope.signal), action.wanted, `image "${from.image}"`)
+    const files = imageFiles(rootfs, await ownersOf(rootfs), scope.signal)
+    return selectFrom(files, action.wanted, `image "${from.image}"`)
   }
   if (from) {
     const files = scope.exports.get(key)
