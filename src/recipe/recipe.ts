@@ -91,13 +91,15 @@ const Fields = z.strictObject({
 
 export const Recipe = Fields.superRefine((recipe, context) => {
   for (const [at, { name, steps }] of stagesOf(recipe).entries())
-    for (const { step } of steps) {
+    for (const [number, { step }] of steps.entries()) {
+      const own = at < (recipe.stages ?? []).length ? ['stages', at] : []
+      const path = [...own, 'steps', number]
       if (step.kind !== 'copy') continue
       const { from, sources, inline = [] } = step
       if (from && 'stage' in from && from.stage >= at)
-        context.addIssue({ code: 'custom', message: `stage "${name}" copies from one that is not before it` })
+        context.addIssue({ code: 'custom', path, message: `stage "${name}" copies from one that is not before it` })
       if (sources.length + inline.length === 0)
-        context.addIssue({ code: 'custom', message: 'a step copies nothing: it has no source' })
+        context.addIssue({ code: 'custom', path, message: 'a step copies nothing: it has no source' })
     }
 })
 export type Recipe = z.infer<typeof Recipe>

@@ -37,8 +37,11 @@ FROM anything AS unneeded
 RUN exit 1
 FROM files AS more
 RUN echo more > /out/more
+FROM files AS bare
+RUN rm /bin/tar
 FROM anything
 COPY --from=files /out /copied
+COPY --from=bare /out /bare
 COPY --from=more --chown=guest --chmod=640 /ref/mo* /ref/made /chowned/
 COPY --from=IMAGE /etc/pass* /from-image/
 COPY --chmod=755 <<one <<-'two' /texts/
@@ -52,6 +55,8 @@ RUN <<EOF
 #!/bin/sh -ex
 cd /copied
 test "$(stat -c '%u:%g:%a' . made deep | tr '\n' ' ')" = "0:0:755 1234:77:4750 1234:77:700 "
+test "$(stat -c '%u:%g:%a' /bare/made /bare/deep | tr '\n' ' ')" = "1234:77:4750 1234:77:700 "
+test "$(readlink /bare/link):$(cat /bare/deep/same)" = made:made
 test "$(readlink link):$(stat -c %i made)" = "made:$(stat -c %i deep/same)"
 test "$(stat -c '%u:%g:%a' /chowned/made /chowned/more | tr '\n' ' ')" = "1234:1234:640 1234:1234:640 "
 grep guest /from-image/passwd

@@ -56,7 +56,7 @@ export async function takeSteps(scope: TakeOptions): Promise<StepsTaken> {
     name: `s-${scope.build}`,
     from: layer,
     machine,
-    withNetwork: true,
+    withNetwork: next !== undefined,
     signal: scope.signal,
   })
   for (const step of left) {
