@@ -186,6 +186,34 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     }
   })
 
+  test('an image of one program, without shell and tools, takes files and becomes a template', async () => {
+    const text = `FROM a AS tools
+RUN echo text > /text
+FROM a
+RUN rm -r /bin/sh /bin/tar /bin/mkdir
+WORKDIR /new/place
+COPY --from=tools --chown=1234:77 --chmod=600 /text .
+COPY <<EOF one
+1
+EOF
+RUN ["/bin/busybox", "stat", "-c", "%n %u:%g:%a", "/new/place", "text", "one"]
+ENTRYPOINT ["/bin/busybox", "sleep", "1000"]
+`
+    const { recipe } = readDockerfile(text, { file: 'Dockerfile' })
+    const stages = recipe.stages?.map((stage) => ({ ...stage, from }))
+    const { log } = await builder.build({ ...recipe, from, ...(stages ? { stages } : {}) })
+    const said = log.filter(({ level }) => level === 'output').map(({ message }) => message)
+    assert.deepEqual(said, ['/new/place 0:0:755', 'text 1234:77:600', 'one 0:0:644'])
+    await assert.rejects(
+      builder.build({
+        ...{ from, ...(stages ? { stages } : {}) },
+        steps: [...recipe.steps, { step: { kind: 'run', command: 'true' }, place: 'Dockerfile:9', text: 'RUN true' }],
+      }),
+      /Dockerfile:9: RUN true: .*\/bin\/sh/,
+    )
+    await leavesNothing()
+  })
+
   test('an ordinary user builds too, and files belong to whom the image says', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'tutti-user-'))
     try {

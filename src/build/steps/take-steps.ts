@@ -14,7 +14,7 @@ import { fetchPromised } from '../stages/files-elsewhere.ts'
 import type { StagePlan } from '../stages/plan-stages.ts'
 import type { Exports } from '../stages/take-stages.ts'
 import type { PlannedStep } from './plan-steps.ts'
-import { ownSurroundings, runCommand } from './run-command.ts'
+import { isMissing, ownSurroundings, runCommand } from './run-command.ts'
 
 export interface StepsTaken {
   /** The disk after the last step. */
@@ -144,11 +144,14 @@ async function sourcesOf(
 
 async function makeDirectory(channel: BuildMachine['channel'], path: string, signal: AbortSignal): Promise<void> {
   if (path === '/') return
+  const missing = { code: 127, output: [] }
   const { code, output } = await runCommand(channel, {
     command: ['mkdir', '-p', '--', path],
     surroundings: ownSurroundings,
     signal,
-  })
+  }).catch((error: unknown) => (isMissing(error) ? missing : Promise.reject(error)))
+  // Images of one program have no tools at all.
+  if (code === 127) return channel.files.makeDirectory(path, { signal })
   if (code !== 0) throw new Fault('invalid', `the directory cannot be made: ${lastLines(output.join('\n'), 2)}`)
 }
 
