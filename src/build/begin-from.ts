@@ -1,4 +1,7 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Defaults, Manifest } from '../blocks/manifest.ts'
+import { writeOwners } from '../images/owners.ts'
 import { isArchive } from '../images/read-archive.ts'
 import type { Image } from '../images/store.ts'
 import { Fault } from '../model/fault.ts'
@@ -56,12 +59,14 @@ async function beginFromTemplate({ from, parts, signal }: BuildScope, name: stri
 /** Images by name, each asked for once in a build and kept from being evicted until `claims` are disposed of. */
 export function imageObtainer(
   { parts, noCache, credentials, signal }: BuildTemplateOptions,
+  { directory, machine }: Pick<BuildScope, 'directory' | 'machine'>,
   claims: DisposableStack,
   report: BuildScope['report'],
 ): BuildScope['obtainImage'] {
   const asked = new Map<string, Promise<Image>>()
   const progress = (message: string) => report('image', message)
   const obtain = async (name: string) => {
+    if (name === 'scratch') return nothing(directory, machine.arch)
     const { image, release } = isArchive(name)
       ? await parts.images.load(name, { progress, signal })
       : await parts.images.obtain(name, { pull: noCache ? 'always' : 'missing', credentials, progress, signal })
@@ -73,6 +78,16 @@ export function imageObtainer(
     asked.set(name, image)
     return image
   }
+}
+
+/** An image without a file, which is what `FROM scratch` means. */
+async function nothing(directory: string, architecture: string): Promise<Image> {
+  const rootfs = join(directory, 'scratch', 'rootfs')
+  await mkdir(rootfs, { recursive: true, mode: 0o755 })
+  // Even the directory itself is not to belong to whom this process runs as.
+  await writeOwners(rootfs, new Map())
+  const settings = { entrypoint: [], command: [], env: [], workingDirectory: '', user: '', onBuild: [] }
+  return { digest: 'scratch', architecture, os: 'linux', ...settings, blobs: [], bytes: 0, rootfs }
 }
 
 async function makeLayer(scope: BuildScope, image: Image, name: string, key: string): Promise<Manifest> {

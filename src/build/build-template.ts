@@ -49,7 +49,7 @@ export async function buildTemplate(options: BuildTemplateOptions): Promise<Mani
     const machine = await machineOf(recipe, parts)
     await using context = await receiveContext(options.context, { directory: join(directory, 'context'), signal })
     using claims = new DisposableStack()
-    const obtainImage = imageObtainer(options, claims, report)
+    const obtainImage = imageObtainer(options, { directory, machine }, claims, report)
     const scope = { ...options, machine, directory, tree: context.tree, report, obtainImage, made: new Set<string>() }
     const taken = await takeStages(scope, await planStages(scope))
     return await saveTemplate({ ...scope, ...taken })

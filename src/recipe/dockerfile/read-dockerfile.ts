@@ -110,7 +110,6 @@ function chooseStages({ stages, mistakes }: Reading, target: string | undefined)
     if (needed.has(at)) for (const number of stagesCopied(stages[at]?.steps ?? [])) needed.add(number)
   const numbers = [...needed].sort((a, b) => a - b)
   const chosen = numbers.flatMap((number) => stages[number] ?? [])
-  for (const { obstacle } of chosen) if (obstacle) mistakes.add(obstacle.position, obstacle.message)
   const architectures = [...new Set(chosen.flatMap(({ arch }) => arch ?? []))]
   if (architectures.length > 1)
     mistakes.add(

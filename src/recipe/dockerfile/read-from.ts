@@ -32,12 +32,11 @@ export function readFrom(instruction: Instruction, reading: Reading, global: Sco
   const reference = isKnown(parts) ? parts.join('') : formatParts(parts)
   const parent = /^\d+$/.test(reference) ? undefined : findStage(stages, reference)?.stage
   const stage: Stage = parent ? childOf(parent, name) : { ...fresh, ...sourceOf(reference, image, isKnown(parts)) }
-  if (stage.obstacle === undefined && stage.image === undefined && !parent)
+  if (stage.image === undefined && !parent)
     mistakes.add(
       place(image.start),
       `"${image.text}" names no image: give its variables with ARG before FROM, or with --build-arg`,
     )
-  if (!parent && stage.obstacle) stage.obstacle.position = place(image.start)
   for (const { name: flag, value = '', start } of flags) {
     if (flag !== 'platform') mistakes.add(given.at(start), `FROM has no flag --${flag}; it has --platform`)
     else readPlatform(value, (message) => mistakes.add(given.at(start), message), stage)
@@ -57,11 +56,7 @@ function childOf(parent: Stage, name: string): Stage {
   return { ...parent, name, scope: parent.scope.forChild(), steps: [...parent.steps], triggers: [] }
 }
 
-function sourceOf(reference: string, { text }: Word, known: boolean): Pick<Stage, 'image' | 'obstacle'> {
-  if (reference === 'scratch') {
-    const message = 'there is nothing to boot in "scratch"; begin from an image with a system in it, such as debian:12'
-    return { obstacle: { position: { line: 1, column: 1 }, message } }
-  }
+function sourceOf(reference: string, { text }: Word, known: boolean): Pick<Stage, 'image'> {
   if (text === '' || /^$|[:@/]$/.test(reference) || !known) return {}
   return { image: reference.slice(0, 1000) }
 }

@@ -23,8 +23,6 @@ export interface Stage {
   scope: Scope
   /** Absent when its FROM is wrong; what comes after it is still read. */
   image?: string
-  /** Why it cannot be made, told only when it is needed. */
-  obstacle?: { position: Position; message: string }
   arch?: 'amd64' | 'arm64'
   /** With those of the stage that it begins from. */
   steps: PlacedStep[]
