@@ -1,57 +1,95 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Defaults, Manifest } from '../blocks/manifest.ts'
+import { writeOwners } from '../images/owners.ts'
 import { isArchive } from '../images/read-archive.ts'
 import type { Image } from '../images/store.ts'
 import { Fault } from '../model/fault.ts'
-import type { BuildScope } from './build-template.ts'
+import type { Stage } from '../recipe/recipe.ts'
+import type { BuildScope, BuildTemplateOptions } from './build-template.ts'
 import { makeBaseLayer } from './disk/base-layer.ts'
 import { findLayer, layerReference } from './layers.ts'
 import { buildKey, imageKey } from './steps/plan-steps.ts'
 import { defaultPath } from './steps/run-command.ts'
 
-/** Where the steps begin. */
+/** Where the steps of a stage begin. */
 export interface Base {
   /** Names its disk in the chain of layers. */
   key: string
-  layer: Manifest
   defaults: Defaults
   entrypoint: string[]
   command: string[]
+  /** What the disk is made of; absent when it is that of a template. */
+  image: { name: string; image: Image } | undefined
+  /** The disk, made now unless it was made before. */
+  layer(): Promise<Manifest>
 }
 
-/** The disk that a recipe begins from: made of an image, unless it was made before, or that of another template. */
-export async function beginFrom(scope: BuildScope): Promise<Base> {
-  const { recipe, report } = scope
-  const { from } = recipe
+/** What a stage begins from: an image, which is fetched if need be, or another template. */
+export async function beginFrom(scope: BuildScope, from: Stage['from']): Promise<Base> {
   if ('template' in from) return beginFromTemplate(scope, from.template)
-  const { image, release } = await obtainImage(scope, from.image)
-  try {
-    const key = imageKey(image.digest, recipe.diskMiB)
-    const layer = await findLayer(scope, key)
-    if (layer) report('image', `CACHED ${from.image} (${image.digest.slice(0, 19)})`)
-    return {
-      key,
-      layer: layer ?? (await makeLayer(scope, image, from.image, key)),
-      defaults: defaultsOf(image),
-      entrypoint: image.entrypoint,
-      command: image.command,
-    }
-  } finally {
-    release()
+  const { recipe, report } = scope
+  const image = await scope.obtainImage(from.image)
+  const key = imageKey(image.digest, recipe.diskMiB)
+  const known = await findLayer(scope, key)
+  if (known) report('image', `CACHED ${from.image} (${image.digest.slice(0, 19)})`)
+  if (image.onBuild.length > 0)
+    report(
+      'image',
+      `${from.image} has ONBUILD instructions, which are not carried out: ${image.onBuild.join('; ')}`,
+      'warn',
+    )
+  return {
+    key,
+    defaults: defaultsOf(image),
+    entrypoint: image.entrypoint,
+    command: image.command,
+    image: { name: from.image, image },
+    layer: async () => known ?? (await findLayer(scope, key)) ?? (await makeLayer(scope, image, from.image, key)),
   }
 }
 
 async function beginFromTemplate({ from, parts, signal }: BuildScope, name: string): Promise<Base> {
   if (from === undefined) throw new Fault('not_found', `there is no template "${name}" to begin from`)
-  const { manifest: layer } = await parts.blocks.ask('manifest', { build: from }, { signal })
+  const { manifest } = await parts.blocks.ask('manifest', { build: from }, { signal })
+  const layer = async () => manifest
   // What made the other one ready is not what makes this one ready.
-  const { ready: _, ...defaults } = layer.defaults
-  return { key: buildKey(from), layer, defaults, entrypoint: [], command: [] }
+  const { ready: _, ...defaults } = manifest.defaults
+  return { key: buildKey(from), defaults, entrypoint: [], command: [], image: undefined, layer }
 }
 
-async function obtainImage({ parts, noCache, credentials, report, signal }: BuildScope, name: string) {
+/** Images by name, each asked for once in a build and kept from being evicted until `claims` are disposed of. */
+export function imageObtainer(
+  { parts, noCache, credentials, signal }: BuildTemplateOptions,
+  { directory, machine }: Pick<BuildScope, 'directory' | 'machine'>,
+  claims: DisposableStack,
+  report: BuildScope['report'],
+): BuildScope['obtainImage'] {
+  const asked = new Map<string, Promise<Image>>()
   const progress = (message: string) => report('image', message)
-  if (isArchive(name)) return parts.images.load(name, { progress, signal })
-  return parts.images.obtain(name, { pull: noCache ? 'always' : 'missing', credentials, progress, signal })
+  const obtain = async (name: string) => {
+    if (name === 'scratch') return nothing(directory, machine.arch)
+    const { image, release } = isArchive(name)
+      ? await parts.images.load(name, { progress, signal })
+      : await parts.images.obtain(name, { pull: noCache ? 'always' : 'missing', credentials, progress, signal })
+    claims.defer(release)
+    return image
+  }
+  return (name) => {
+    const image = asked.get(name) ?? obtain(name)
+    asked.set(name, image)
+    return image
+  }
+}
+
+/** An image without a file, which is what `FROM scratch` means. */
+async function nothing(directory: string, architecture: string): Promise<Image> {
+  const rootfs = join(directory, 'scratch', 'rootfs')
+  await mkdir(rootfs, { recursive: true, mode: 0o755 })
+  // Even the directory itself is not to belong to whom this process runs as.
+  await writeOwners(rootfs, new Map())
+  const settings = { entrypoint: [], command: [], env: [], workingDirectory: '', user: '', onBuild: [] }
+  return { digest: 'scratch', architecture, os: 'linux', ...settings, blobs: [], bytes: 0, rootfs }
 }
 
 async function makeLayer(scope: BuildScope, image: Image, name: string, key: string): Promise<Manifest> {

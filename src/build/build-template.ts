@@ -3,15 +3,17 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type { Manifest } from '../blocks/manifest.ts'
 import type { Credentials } from '../images/fetch.ts'
+import type { Image } from '../images/store.ts'
 import { Fault, sentence } from '../model/fault.ts'
 import type { BuildId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import type { Recipe } from '../recipe/recipe.ts'
-import { beginFrom } from './begin-from.ts'
+import { imageObtainer } from './begin-from.ts'
 import { receiveContext } from './context/receive-context.ts'
 import type { BuildParts, BuildProgress } from './parts.ts'
 import { saveTemplate } from './save-template.ts'
-import { takeSteps } from './steps/take-steps.ts'
+import { planStages } from './stages/plan-stages.ts'
+import { takeStages } from './stages/take-stages.ts'
 
 export interface BuildTemplateOptions {
   recipe: Recipe
@@ -46,11 +48,12 @@ export async function buildTemplate(options: BuildTemplateOptions): Promise<Mani
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const machine = await machineOf(recipe, parts)
     await using context = await receiveContext(options.context, { directory: join(directory, 'context'), signal })
-    const scope = { ...options, machine, directory, tree: context.tree, report }
-    const base = await beginFrom(scope)
-    const { layer, defaults } = await takeSteps({ ...scope, base })
+    using claims = new DisposableStack()
+    const obtainImage = imageObtainer(options, { directory, machine }, claims, report)
+    const scope = { ...options, machine, directory, tree: context.tree, report, obtainImage, made: new Set<string>() }
+    const taken = await takeStages(scope, await planStages(scope))
     const ready = recipe.ready && { ready: recipe.ready.command }
-    return await saveTemplate({ ...scope, base, layer, defaults: { ...defaults, ...ready } })
+    return await saveTemplate({ ...scope, ...taken, defaults: { ...taken.defaults, ...ready } })
   } catch (error) {
     signal.throwIfAborted()
     const fault = Fault.from(error)
@@ -61,13 +64,16 @@ export async function buildTemplate(options: BuildTemplateOptions): Promise<Mani
   }
 }
 
-/** What the stages of a build share. */
+/** What all parts of a build share. */
 export interface BuildScope extends BuildTemplateOptions {
   machine: MachineShape
   /** Of this build alone; gone when it ends. */
   directory: string
   tree: Awaited<ReturnType<typeof receiveContext>>['tree']
   report: (step: string, message: string, level?: BuildProgress['level']) => void
+  obtainImage(name: string): Promise<Image>
+  /** Keys of the layers that this build has stored: taken again by its later stages, whatever `noCache` says. */
+  made: Set<string>
 }
 
 async function machineOf(recipe: Recipe, { vmm }: BuildParts): Promise<MachineShape> {

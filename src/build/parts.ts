@@ -18,6 +18,8 @@ export interface BuildParts {
   connect(socket: string, options: { token?: string; signal: AbortSignal }): Promise<GuestChannel>
   /** What RUN reaches; without it steps have no network. Templates are saved without one. */
   network?: SandboxNetwork | undefined
+  /** Which addresses ADD may fetch from; by default all that are not the node's own. */
+  mayFetch?: ((address: string) => boolean) | undefined
   clock: Clock
   random: Random
   log: Log

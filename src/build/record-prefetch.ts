@@ -5,7 +5,7 @@ import type { BuildId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import { identify } from './machine.ts'
 import type { BuildParts } from './parts.ts'
-import { runCommand } from './steps/run-command.ts'
+import { isMissing, runCommand } from './steps/run-command.ts'
 
 export interface PrefetchOptions {
   /** A saved machine, and what the channel into it opens with. */
@@ -52,7 +52,10 @@ export async function recordPrefetch(parts: BuildParts, options: PrefetchOptions
   stack.use(channel)
   await identify(parts, channel, undefined, signal)
   await channel.thaw({ signal })
-  await runCommand(channel, { command: command ?? ':', surroundings, signal })
+  await runCommand(channel, { command: command ?? ':', surroundings, signal }).catch((error: unknown) => {
+    // An image of one program may have no shell; that its agent says so is an answer.
+    if (command !== undefined || !isMissing(error)) throw error
+  })
   await vm.stop()
   const { chunks } = await blocks.ask('touched', { pid: vm.pid, path: memory.path, size: memory.size }, { signal })
   return chunks

@@ -20,6 +20,7 @@ export const templateCommands: readonly CommandSpec[] = [
       { flags: '--build-arg <key=value>', help: 'for ARG of a Dockerfile', many: true },
       { flags: '--registry-user <user>', help: 'for an image in a registry that asks who one is' },
       { flags: '--registry-password-file <file>', help: '"-" is standard input; by default TUTTI_REGISTRY_PASSWORD' },
+      { flags: '--target <stage>', help: 'the stage of a Dockerfile to build; by default the last' },
       { flags: '--no-cache', help: 'do every step anew' },
       { flags: '--node <node>', help: 'build it there' },
       { flags: '-d, --detach', help: 'do not wait; "tutti template logs" says how far it is' },

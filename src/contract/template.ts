@@ -28,6 +28,11 @@ const Recipe = z
     from: z.union([z.strictObject({ image: z.string().min(1).max(1000) }), z.strictObject({ template: From })]),
     arch: z.enum(['amd64', 'arm64']).optional(),
     steps: z.array(z.unknown()).max(1000).default([]),
+    stages: z
+      .array(z.looseObject({ steps: z.array(z.unknown()).max(1000) }))
+      .max(100)
+      .optional()
+      .meta({ description: 'What steps copy from; each is a disk of its own.' }),
     cpus: z.int().min(1).max(64).optional(),
     memoryMiB: z
       .int()

@@ -26,9 +26,9 @@ const Config = z.object({
   architecture: z.string().max(100),
   os: z.string().max(100),
   config: z
-    .object({ Entrypoint: Strings, Cmd: Strings, Env: Strings, WorkingDir: Word, User: Word })
+    .object({ Entrypoint: Strings, Cmd: Strings, Env: Strings, WorkingDir: Word, User: Word, OnBuild: Strings })
     .nullish()
-    .transform((config) => config ?? { Entrypoint: [], Cmd: [], Env: [], WorkingDir: '', User: '' }),
+    .transform((config) => config ?? { Entrypoint: [], Cmd: [], Env: [], WorkingDir: '', User: '', OnBuild: [] }),
 })
 
 export const ImageFacts = z.object({
@@ -41,6 +41,8 @@ export const ImageFacts = z.object({
   env: z.array(z.string()),
   workingDirectory: z.string(),
   user: z.string(),
+  /** Instructions of a Dockerfile for images that begin from it. */
+  onBuild: z.array(z.string()).default([]),
   /** Manifest, config and layers as downloaded. */
   blobs: z.array(Descriptor),
 })
@@ -63,6 +65,7 @@ export async function readLayout(layout: string): Promise<ImageFacts> {
     env: config.Env,
     workingDirectory: config.WorkingDir,
     user: config.User,
+    onBuild: config.OnBuild,
     blobs: [main, manifest.config, ...manifest.layers].map(({ digest, size }) => ({ digest, size })),
   }
 }

@@ -8,6 +8,7 @@ import { Fault } from '../model/fault.ts'
 import { neverPulled, wrongArchitecture } from './faults.ts'
 import { type Credentials, fetchImage } from './fetch.ts'
 import { Digest, ImageFacts, readLayout } from './manifest.ts'
+import { readOwners, writeOwners } from './owners.ts'
 import { readArchive } from './read-archive.ts'
 import { formatReference, parseReference, type Reference } from './reference.ts'
 import { lastLine, runTool } from './run-tool.ts'
@@ -180,8 +181,10 @@ export class ImageStore {
     try {
       const rootfs = join(work, 'rootfs')
       await mkdir(rootfs, { mode: 0o755 })
-      const result = await runTool('umoci', ['raw', 'unpack', '--image', `${layout}:image`, rootfs], { signal })
+      const how = process.getuid?.() === 0 ? [] : ['--rootless']
+      const result = await runTool('umoci', ['raw', 'unpack', ...how, '--image', `${layout}:image`, rootfs], { signal })
       if (result.code !== 0) throw unpackFault(text, lastLine(result))
+      if (how.length > 0) await keepOwners(facts, layout, rootfs, signal)
       const image: StoredImage = { ...facts, bytes: await diskUsage(rootfs, signal) }
       await writeFile(join(work, 'image.json'), JSON.stringify(image))
       // A power cut after the rename must not leave an image with empty files.
@@ -274,6 +277,14 @@ type Ref = z.infer<typeof Ref>
 /** Linux goes without saying. */
 function platformOf({ os, architecture }: ImageFacts): string {
   return os === 'linux' ? architecture : `${os} ${architecture}`
+}
+
+/** What an ordinary user cannot give the files is written down, and all of them become readable to that user. */
+async function keepOwners({ blobs }: ImageFacts, layout: string, rootfs: string, signal: AbortSignal): Promise<void> {
+  // Manifest and config come before the layers.
+  const layers = blobs.slice(2).map(({ digest }) => join(layout, 'blobs', 'sha256', digest.slice('sha256:'.length)))
+  await writeOwners(rootfs, await readOwners(layers, signal))
+  await runTool('chmod', ['-R', 'u+rwX', rootfs], { signal })
 }
 
 function unpackFault(text: string, said: string): Fault {

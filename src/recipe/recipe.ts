@@ -17,15 +17,29 @@ export const Step = z.discriminatedUnion('kind', [
     /** For this command only, such as a Dockerfile's build arguments; may be secret, so never shown. */
     args: z.record(z.string().max(255), z.string().max(32_768)).optional(),
   }),
-  /** Files of the build context, or of a URL, into the image, by Docker's rules for COPY and ADD. */
+  /** Files of the build context, or from elsewhere, into the image, by Docker's rules for COPY and ADD. */
   z.strictObject({
     kind: z.literal('copy'),
-    sources: z.array(z.string().max(4096)).min(1).max(1000),
+    sources: z.array(z.string().max(4096)).max(1000),
+    /** Where the sources lie instead of in the context: an earlier stage, by its place in the list, or an image. */
+    from: z
+      .union([z.strictObject({ stage: z.int().min(0).max(1000) }), z.strictObject({ image: z.string().max(1000) })])
+      .optional(),
+    /** Files that are written out in the recipe itself, with variables; they come after the sources. */
+    inline: z
+      .array(z.strictObject({ name: z.string().min(1).max(255), text: z.string().max(1_000_000) }))
+      .max(100)
+      .optional(),
     to: z.string().max(4096),
     owner: z.string().max(100).optional(),
     mode: z.int().min(0).max(0o7777).optional(),
     /** ADD: archives are unpacked and URLs fetched. */
     unpack: z.boolean().default(false),
+    /** Of the one URL that is fetched. */
+    checksum: z
+      .string()
+      .regex(/^sha256:[0-9a-f]{64}$/)
+      .optional(),
   }),
   z.strictObject({ kind: z.literal('env'), values: z.record(z.string().max(255), z.string().max(32_768)) }),
   z.strictObject({ kind: z.literal('workdir'), path: z.string().max(4096) }),
@@ -37,11 +51,22 @@ export type Step = z.infer<typeof Step>
 export const PlacedStep = z.strictObject({ step: Step, place: z.string().max(200), text: z.string().max(2000) })
 export type PlacedStep = z.infer<typeof PlacedStep>
 
-export const Recipe = z.strictObject({
-  /** An OCI image by reference, an archive of one on the node (`oci-archive:/path`), or another template. */
-  from: z.union([z.strictObject({ image: z.string().max(1000) }), z.strictObject({ template: z.string().max(200) })]),
+/** An OCI image by reference, an archive of one on the node (`oci-archive:/path`), or another template. */
+const From = z.union([
+  z.strictObject({ image: z.string().max(1000) }),
+  z.strictObject({ template: z.string().max(200) }),
+])
+
+/** A disk of its own that later stages copy from, and that nothing is left of in the template. */
+const Stage = z.strictObject({ name: z.string().max(200), from: From, steps: z.array(PlacedStep).max(1000) })
+export type Stage = z.infer<typeof Stage>
+
+const Fields = z.strictObject({
+  from: From,
   arch: z.enum(['amd64', 'arm64']).optional(),
   steps: z.array(PlacedStep).max(1000),
+  /** What steps copy from; each copies from those before it only. */
+  stages: z.array(Stage).max(100).optional(),
   /**
    * Runs on in every sandbox: begun before the snapshot. `true` is the image's own entry point with its command;
    * `afterEntrypoint` is given to the entry point in the place of that command.
@@ -63,4 +88,39 @@ export const Recipe = z.strictObject({
     .max(2 ** 24)
     .default(2048),
 })
+
+export const Recipe = Fields.superRefine((recipe, context) => {
+  for (const [at, { name, steps }] of stagesOf(recipe).entries())
+    for (const [number, { step }] of steps.entries()) {
+      const own = at < (recipe.stages ?? []).length ? ['stages', at] : []
+      const path = [...own, 'steps', number]
+      if (step.kind !== 'copy') continue
+      const { from, sources, inline = [] } = step
+      if (from && 'stage' in from && from.stage >= at)
+        context.addIssue({ code: 'custom', path, message: `stage "${name}" copies from one that is not before it` })
+      if (sources.length + inline.length === 0)
+        context.addIssue({ code: 'custom', path, message: 'a step copies nothing: it has no source' })
+    }
+})
 export type Recipe = z.infer<typeof Recipe>
+
+/** All stages in order; the last is the template itself, without a name. */
+export function stagesOf({
+  stages = [],
+  from,
+  steps,
+}: Pick<z.infer<typeof Fields>, 'stages' | 'from' | 'steps'>): Stage[] {
+  return [...stages, { name: '', from, steps }]
+}
+
+/** A URL that ADD fetches. */
+export function isUrl(source: string): boolean {
+  return /^https?:\/\//i.test(source)
+}
+
+/** Whether a step takes files that whoever asks has to send. */
+export function takesContext(step: Step): boolean {
+  return (
+    step.kind === 'copy' && step.from === undefined && step.sources.some((source) => !step.unpack || !isUrl(source))
+  )
+}

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { chown, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
@@ -10,6 +14,7 @@ import { readDockerfile } from '../../src/recipe/dockerfile/read-dockerfile.ts'
 import { lackingForMachines } from '../fixtures/machines.ts'
 import { lacking, makeImage, registryUser, startRegistry } from '../fixtures/registry.ts'
 
+const execute = promisify(execFile)
 const reason = lacking(['mkfs.ext4']) ?? (await lackingForMachines()) ?? lackingAgent()
 
 const dockerfile = `FROM anything
@@ -22,6 +27,46 @@ USER guest
 RUN test "$(id -un):$(pwd)" = guest:/srv/app && test -O main.sh && cat main.sh > /dev/null
 CMD ["sh", "main.sh"]
 HEALTHCHECK CMD test -e /tmp/ready
+`
+
+/** Every way of bringing files that are not of the context; the last stage looks at what has come. */
+const stages = (url: string, checksum: string) => `FROM anything AS files
+RUN mkdir -p /out/deep && echo made > /out/made && ln /out/made /out/deep/same && ln -s made /out/link && ln -s /out /ref
+RUN chown 1234:77 /out/made /out/deep && chmod 4750 /out/made && chmod 700 /out/deep
+FROM anything AS unneeded
+RUN exit 1
+FROM files AS more
+RUN echo more > /out/more
+FROM files AS bare
+RUN rm /bin/tar
+FROM anything
+COPY --from=files /out /copied
+COPY --from=bare /out /bare
+COPY --from=more --chown=guest --chmod=640 /ref/mo* /ref/made /chowned/
+COPY --from=IMAGE /etc/pass* /from-image/
+COPY --chmod=755 <<one <<-'two' /texts/
+\\$x "$PATH"
+one
+	$x
+	two
+ADD ${url}/first%20file?secret=1 /added/
+ADD --checksum=sha256:${checksum} --chown=guest ${url}/moved /added/second
+RUN <<EOF
+#!/bin/sh -ex
+cd /copied
+test "$(stat -c '%u:%g:%a' . made deep | tr '\n' ' ')" = "0:0:755 1234:77:4750 1234:77:700 "
+test "$(stat -c '%u:%g:%a' /bare/made /bare/deep | tr '\n' ' ')" = "1234:77:4750 1234:77:700 "
+test "$(readlink /bare/link):$(cat /bare/deep/same)" = made:made
+test "$(readlink link):$(stat -c %i made)" = "made:$(stat -c %i deep/same)"
+test "$(stat -c '%u:%g:%a' /chowned/made /chowned/more | tr '\n' ' ')" = "1234:1234:640 1234:1234:640 "
+grep guest /from-image/passwd
+test "$(stat -c '%u:%a' /texts/one)" = 0:755
+printf '$x "%s"\n' "$PATH" | cmp - /texts/one
+printf '$x\n' | cmp - /texts/two
+test "$(stat -c '%u:%a' '/added/first file' /added/second | tr '\n' ' ')" = "0:600 1234:600 "
+test "$(cat /added/*)" = "onetwo"
+test ! -e /ref
+EOF
 `
 
 describe('templates built in real machines', { skip: reason ?? false }, () => {
@@ -99,6 +144,124 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
       assert.equal('code' in found && found.code, 1, 'a secret is left on disk')
     }
     await leavesNothing()
+  })
+
+  test('stages, images, texts and URLs are copied from, and only what is needed is built', async () => {
+    let second = 'two'
+    const asked: string[] = []
+    const server = createServer((request, response) => {
+      asked.push(request.url ?? '')
+      if (request.url === '/moved') response.writeHead(302, { location: '/second' }).end()
+      else response.end(request.url === '/second' ? second : 'one')
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    try {
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+      const text = stages(url, createHash('sha256').update('two').digest('hex')).replace('IMAGE', from.image)
+      const recipe = { ...readDockerfile(text, { file: 'Dockerfile' }).recipe, from }
+      const named = { ...recipe, stages: recipe.stages?.map((stage) => ({ ...stage, from })) }
+      await assert.rejects(
+        builder.build(named),
+        /Dockerfile:\d+: cannot fetch .*\/first%20file: 127\.0\.0\.1 is an address of the node itself/,
+      )
+      builder.parts.mayFetch = () => true
+      const { log } = await builder.build(named)
+      const messages = log.map(({ message }) => message)
+      assert.ok(messages.includes('stage "files"') && messages.includes('stage "more"'), messages.join('\n'))
+      assert.ok(!messages.some((message) => message.includes('RUN exit 1')))
+      await leavesNothing()
+
+      asked.length = 0
+      const again = await builder.build(named)
+      assert.ok(again.log.every(({ message }) => !message.includes('booting a machine for the steps')))
+      assert.deepEqual(asked, ['/first%20file?secret=1'], 'what has a checksum is not fetched again')
+
+      // One more COPY from a stage that is all layers: a machine is booted of it, and nothing is run again.
+      const appended = readDockerfile(`${text}COPY --from=more /out/more /last\nRUN test -e /last\n`, {
+        file: 'Dockerfile',
+      })
+      const third = await builder.build({ ...appended.recipe, from, stages: named.stages })
+      const said = third.log.map(({ message }) => message)
+      assert.ok(
+        said.includes('booting a machine to copy from') && said.includes('CACHED RUN echo more > /out/more'),
+        said.join('\n'),
+      )
+      assert.ok(!said.includes('stage "files"'))
+
+      second = 'changed'
+      await assert.rejects(
+        builder.build({ ...named, steps: named.steps.filter(({ text: each }) => each.startsWith('ADD --checksum')) }),
+        /Dockerfile:\d+: ADD --checksum=.* has the checksum sha256:[0-9a-f]{64}, not the one that is asked for/,
+      )
+      const gone = readDockerfile('FROM a AS x\nRUN true\nFROM a\nCOPY --from=x /gone /\n', {
+        file: 'Dockerfile',
+      }).recipe
+      await assert.rejects(
+        builder.build({ ...gone, from, stages: gone.stages?.map((stage) => ({ ...stage, from })) }),
+        /Dockerfile:4: COPY --from=x \/gone \/: cannot copy "\/gone": stage "x" has nothing of that name/,
+      )
+      await leavesNothing()
+    } finally {
+      builder.parts.mayFetch = undefined
+      server.close()
+    }
+  })
+
+  test('an image of one program, begun from nothing, takes files and becomes a template', async () => {
+    const text = `FROM a AS tools
+RUN echo text > /text
+FROM scratch
+COPY --from=tools /bin/busybox /bin/
+WORKDIR /new/place
+COPY --from=tools --chown=1234:77 --chmod=600 /text .
+COPY <<EOF one
+1
+EOF
+RUN ["/bin/busybox", "stat", "-c", "%n %u:%g:%a", "/new/place", "text", "one"]
+ENTRYPOINT ["/bin/busybox", "sleep", "1000"]
+`
+    const { recipe } = readDockerfile(text, { file: 'Dockerfile' })
+    const stages = recipe.stages?.map((stage) => ({ ...stage, from })) ?? []
+    const { log } = await builder.build({ ...recipe, stages })
+    const said = log.filter(({ level }) => level === 'output').map(({ message }) => message)
+    assert.deepEqual(said, ['/new/place 0:0:755', 'text 1234:77:600', 'one 0:0:644'])
+    await assert.rejects(
+      builder.build({
+        ...{ from: recipe.from, stages },
+        steps: [...recipe.steps, { step: { kind: 'run', command: 'true' }, place: 'Dockerfile:9', text: 'RUN true' }],
+      }),
+      /Dockerfile:9: RUN true: .*\/bin\/sh/,
+    )
+    await leavesNothing()
+  })
+
+  test('an ordinary user builds too, and files belong to whom the image says', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'tutti-user-'))
+    try {
+      const owner = { '/home/guest': '1234:1234', '/etc/secret': '0:77' }
+      const mode = { '/etc/secret': '0', '/bin/busybox': '4755' }
+      const layout = await makeImage(directory, { files: { '/etc/secret': 'x' }, owner, mode })
+      await execute('chmod', ['-R', 'a+rX', directory])
+      const home = join(directory, 'home')
+      await mkdir(home)
+      await chown(home, 65534, 65534)
+      const script = new URL('../fixtures/build-as-user.ts', import.meta.url).pathname
+      const { stdout } = await execute(process.execPath, [script, layout], {
+        ...{ uid: 65534, gid: 65534, cwd: home },
+        env: { ...process.env, HOME: home, TMPDIR: home, XDG_RUNTIME_DIR: home },
+      })
+      const lines = stdout.trim().split('\n')
+      assert.deepEqual(lines.slice(0, 5), [
+        '/ 0:0:755',
+        '/bin/busybox 0:0:4755',
+        '/home/guest 1234:1234:755',
+        '/etc/secret 0:77:0',
+        '/copied/busybox 0:0:4755',
+      ])
+      assert.match(lines[5] ?? '', /uid=1234/)
+    } finally {
+      await rm(directory, { recursive: true, force: true })
+    }
   })
 
   test('a step that fails says where, how and with which words; what was done before it is kept', async () => {

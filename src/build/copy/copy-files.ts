@@ -25,7 +25,7 @@ export interface CopyOptions {
 }
 
 /**
- * Brings files of the build context into the guest. One archive goes to the guest's own `tar`, which knows links, owners and
+ * Brings files into the guest. One archive goes to the guest's own `tar`, which knows links, owners and
  * times; a guest without one gets files and directories through its agent.
  */
 export async function copyFiles(
@@ -45,7 +45,7 @@ export async function copyFiles(
     sources.push(unpacked?.source ?? source)
   }
   const planned = await planCopy(sources, { to, cwd, what })
-  const owner = await findOwner(channel, options.owner, signal)
+  const owner = options.owner === undefined ? undefined : await findOwner(channel, options.owner, signal)
   const targets: Target<ReceivedEntry>[] = []
   for (const target of planned) {
     const isDirectory = target.entry === undefined || target.entry.type === 'directory'
@@ -61,7 +61,8 @@ export async function copyFiles(
 }
 
 interface SendOptions {
-  owner: Owner
+  /** Of everything; without it each file keeps its own, or is root's. */
+  owner: Owner | undefined
   mode: number | undefined
   signal: AbortSignal
 }
@@ -94,24 +95,27 @@ async function send(
 
 function archiveOf(targets: readonly Target<ReceivedEntry>[], { owner, mode }: SendOptions): Readable {
   const archive = pack()
+  const sent = new Map<string, string>()
   const write = async () => {
     for (const { path, entry } of targets) {
       const header = {
         name: path.slice(1),
-        uid: owner.uid,
-        gid: owner.gid,
+        ...ownerOf(entry, owner),
         mtime: new Date((entry?.changedAt ?? 0) * 1000),
       }
       if (entry === undefined) archive.entry({ ...header, type: 'directory', mode: 0o755 })
       else if (entry.type === 'directory') archive.entry({ ...header, type: 'directory', mode: mode ?? entry.mode })
       else if (entry.type === 'link')
         archive.entry({ ...header, type: 'symlink', linkname: entry.target ?? '', mode: 0o777 })
+      else if (entry.inode !== undefined && sent.has(entry.inode))
+        archive.entry({ ...header, type: 'link', linkname: sent.get(entry.inode) ?? '', mode: mode ?? entry.mode })
       else if (entry.size === 0 || entry.file === undefined) archive.entry({ ...header, mode: mode ?? entry.mode }, '')
       else
         await pipeline(
           createReadStream(entry.file),
           archive.entry({ ...header, type: 'file', size: entry.size, mode: mode ?? entry.mode }),
         )
+      if (entry?.inode !== undefined && !sent.has(entry.inode)) sent.set(entry.inode, header.name)
     }
     archive.finalize()
   }
@@ -125,8 +129,9 @@ async function sendPlain(
   targets: readonly Target<ReceivedEntry>[],
   { owner, mode, signal }: SendOptions,
 ) {
-  const user = owner.uid === 0 && owner.gid === 0 ? {} : { user: `${owner.uid}:${owner.gid}` }
   for (const { path, entry } of targets) {
+    const { uid, gid } = ownerOf(entry, owner)
+    const user = uid === 0 && gid === 0 ? {} : { user: `${uid}:${gid}` }
     if (entry === undefined || entry.type === 'directory') {
       if ((await statFollowing(channel, path, signal)) === undefined)
         await channel.files.makeDirectory(path, { ...user, signal })
@@ -139,6 +144,10 @@ async function sendPlain(
       await stream.written
     }
   }
+}
+
+function ownerOf(entry: ReceivedEntry | undefined, owner: Owner | undefined): Owner {
+  return owner ?? entry?.owner ?? { uid: 0, gid: 0 }
 }
 
 function isRoot(path: string): boolean {

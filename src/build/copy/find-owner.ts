@@ -8,8 +8,7 @@ export interface Owner {
 }
 
 /** `user`, `user:group` or numbers, looked up in the guest's own files as Docker does. Without a group, the user's number. */
-export async function findOwner(channel: GuestChannel, owner: string | undefined, signal: AbortSignal): Promise<Owner> {
-  if (owner === undefined) return { uid: 0, gid: 0 }
+export async function findOwner(channel: GuestChannel, owner: string, signal: AbortSignal): Promise<Owner> {
   const [user = '', group] = owner.split(':')
   const read = async (path: string) =>
     text(await channel.files.read(path, { signal })).catch((error: unknown) => {

@@ -47,6 +47,10 @@ export async function planCopy<E extends ContextEntry>(
   const targets: Target<E>[] = []
   const above = isDirectory ? target : posix.dirname(target)
   for (const path of ancestors(above)) targets.push({ path, entry: undefined, onlyIfMissing: true })
+  // A directory that is made for the contents of another is like that one.
+  const [first] = sources
+  const made = targets.at(-1)
+  if (made && sources.length === 1 && first?.found.kind === 'directory') made.entry = first.found.self
   for (const { name, found } of sources) {
     if (found.kind === 'file') {
       const path = isDirectory ? posix.join(target, name) : target

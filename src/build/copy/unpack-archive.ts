@@ -6,14 +6,17 @@ import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { Fault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
 import { byPath } from '../../recipe/context/tree.ts'
-import { type ReceivedEntry, receiveContext } from '../context/receive-context.ts'
+import { readFiles } from '../context/read-files.ts'
+import type { ReceivedEntry } from '../context/receive-context.ts'
+
+const maxEntries = 500_000
 
 /** An archive that ADD names becomes what is in it; undefined for any other file. Told by its contents, as in Docker. */
 export async function unpackedSource(
   { name, found }: Selected<ReceivedEntry>,
   { directory, signal }: { directory: string; signal: AbortSignal },
 ): Promise<({ source: Selected<ReceivedEntry> } & AsyncDisposable) | undefined> {
-  if (found.kind !== 'file' || found.entry.file === undefined) return undefined
+  if (found.kind !== 'file' || found.entry.file === undefined || found.entry.url !== undefined) return undefined
   const kind = await kindOf(found.entry.file)
   if (kind === undefined) return undefined
   if (kind === 'bzip2' || kind === 'xz')
@@ -24,15 +27,17 @@ export async function unpackedSource(
     kind === 'tar' ? file : pipeline(file, kind === 'gzip' ? createGunzip() : createZstdDecompress(), () => {})
   const place = await mkdtemp(join(directory, 'archive-'))
   try {
-    const received = await receiveContext(stream, { directory: place, signal })
-    const entries = [...received.tree.values()].sort(byPath).map((entry) => ({ below: entry.path, entry }))
+    const what = `the archive "${name}"`
+    const tree = await readFiles(stream, { directory: place, what, whole: true, maxEntries, signal })
+    const entries = [...tree.values()].sort(byPath).map((entry) => ({ below: entry.path, entry }))
     return {
       source: { name, found: { kind: 'directory', entries } },
-      [Symbol.asyncDispose]: () => received[Symbol.asyncDispose](),
+      [Symbol.asyncDispose]: () => rm(place, { recursive: true, force: true }),
     }
   } catch (error) {
     await rm(place, { recursive: true, force: true })
     signal.throwIfAborted()
+    if (error instanceof Fault) throw error
     // A compressed file that is no archive is copied as it is.
     if (kind !== 'tar') return undefined
     throw new Fault('invalid', `the archive "${name}" cannot be unpacked`, { cause: error })

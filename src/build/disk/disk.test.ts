@@ -46,6 +46,31 @@ test('a disk has the files of the image with their owners, and is the same as lo
   assert.match(stdout, /Mode:\s+0640/)
 })
 
+test('files belong to whom the image says, also where the file system of the node cannot', async () => {
+  await using place = await workplace()
+  await writeFile(join(place.root, 'etc/a "b"'), 'x')
+  const owners = new Map([
+    ['etc/hello', { uid: 1234, gid: 70_000, mode: 0o4600 }],
+    ['etc/a "b"', { uid: 1, gid: 2, mode: 0 }],
+    ['link', { uid: 5, gid: 5, mode: 0o777 }],
+  ])
+  const file = join(place.path, 'disk')
+  const options = { root: place.root, owners, file, sizeMiB: 64, what: 'image "x"', seed: 'digest', signal }
+  await makeFileSystem(options)
+  await execute('e2fsck', ['-fn', file], { env })
+  const expected: Record<string, RegExp> = {
+    '/etc/hello': /Type: regular .* Mode: {2}04600 [\s\S]*User: {2}1234 +Group: 70000 /,
+    '"/etc/a ""b"""': /Type: regular .* Mode: {2}0000 [\s\S]*User: +1 +Group: +2 /,
+    '/link': /Type: symlink [\s\S]*User: +5 +Group: +5 /,
+    '/': /Type: directory .* Mode: {2}0755 [\s\S]*User: +0 +Group: +0 /,
+    '/big': /User: +0 +Group: +0 /,
+  }
+  for (const [path, pattern] of Object.entries(expected))
+    assert.match((await execute('debugfs', ['-R', `stat ${path}`, file], { env })).stdout, pattern, path)
+  await writeFile(join(place.root, 'a\nb'), '')
+  await assert.rejects(makeFileSystem(options), /image "x" has a file with a line break in its name, which only root/)
+})
+
 test('an image that does not fit is refused with a sentence', { skip }, async () => {
   await using place = await workplace()
   await writeFile(join(place.root, 'more'), Buffer.alloc(70 << 20, 'x'))

@@ -1,15 +1,18 @@
 import { createHash } from 'node:crypto'
 import { statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import type { Owners } from '../../images/owners.ts'
 import { lastLine, runTool } from '../../images/run-tool.ts'
 import { Fault } from '../../model/fault.ts'
+import { setOwners } from './set-owners.ts'
 
 /** With less than this left, what went wrong is that the node's disk is full. */
 const fullBytes = 16 * 2 ** 20
 
 export interface FileSystemOptions {
-  /** A directory with the files, owned by those who shall own them in the guest. */
+  /** A directory with the files, owned by those who shall own them in the guest, unless `owners` says whose they are. */
   root: string
+  owners?: Owners | undefined
   /** The sparse file to make. */
   file: string
   sizeMiB: number
@@ -24,13 +27,11 @@ export interface FileSystemOptions {
  * An ext4 file system with the files of a directory; nothing is mounted. Tables are written now rather than by each guest
  * in the background, where every clone would pay for it. Owners and extended attributes are kept.
  */
-export async function makeFileSystem({ root, file, sizeMiB, what, seed, signal }: FileSystemOptions): Promise<void> {
-  if (process.getuid?.() !== 0)
-    throw new Fault(
-      'unavailable',
-      `a disk of ${what} can be made only by root, who may keep the owners of its files; run the agent as root`,
-    )
+export async function makeFileSystem(options: FileSystemOptions): Promise<void> {
+  const { root, owners, file, sizeMiB, what, seed, signal } = options
   const uuid = uuidOf(seed)
+  // The time is read by the tools as that of their own writing.
+  const env = { E2FSPROGS_FAKE_TIME: '1', PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` }
   const result = await runTool(
     'mkfs.ext4',
     ['-q', '-F', '-m', '0', '-U', uuid, '-E', `lazy_itable_init=0,lazy_journal_init=0,hash_seed=${uuid}`].concat([
@@ -39,10 +40,12 @@ export async function makeFileSystem({ root, file, sizeMiB, what, seed, signal }
       file,
       `${sizeMiB}M`,
     ]),
-    // Read by the tool as the time of its own writing.
-    { signal, env: { E2FSPROGS_FAKE_TIME: '1', PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` } },
+    { signal, env },
   )
-  if (result.code === 0) return
+  if (result.code === 0) {
+    if (owners) await setOwners({ root, file, owners, what, env, signal })
+    return
+  }
   const said = `${result.stdout}\n${result.stderr}`
   const { bavail, bsize } = await statfs(dirname(file))
   if (bavail * bsize < fullBytes)

@@ -4,7 +4,7 @@ import type { Defaults } from '../../blocks/manifest.ts'
 import { Fault } from '../../model/fault.ts'
 import { type Selected, selectSource } from '../../recipe/context/select-source.ts'
 import { ExpandError, expand } from '../../recipe/expand.ts'
-import type { PlacedStep, Step } from '../../recipe/recipe.ts'
+import { isUrl, type PlacedStep, type Step } from '../../recipe/recipe.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 
 /** A step that is to happen: what it does, in which surroundings, and the name of what comes out of it. */
@@ -26,6 +26,9 @@ export type Action =
   | { kind: 'run'; command: string | string[]; args: Record<string, string> }
   | {
       kind: 'copy'
+      /** Where it copies from instead of the context; what `wanted` names there is looked up when the step is taken. */
+      from: Origin | undefined
+      wanted: readonly string[]
       sources: readonly Selected<ReceivedEntry>[]
       to: string
       owner: string | undefined
@@ -35,6 +38,9 @@ export type Action =
   | { kind: 'directory'; path: string }
   | { kind: 'none' }
 
+/** A file system that COPY takes from, and what it is the same by. */
+export type Origin = { key: string } & ({ stage: number } | { image: string })
+
 export interface PlanOptions {
   steps: readonly PlacedStep[]
   tree: ReadonlyMap<string, ReceivedEntry>
@@ -43,27 +49,38 @@ export interface PlanOptions {
   arch: string
   /** Names the disk that the steps begin from. */
   baseKey: string
+  elsewhere: Elsewhere
+}
+
+/** Where files come from that are not in the context. */
+export interface Elsewhere {
+  origin(from: { stage: number } | { image: string }): Promise<Origin>
+  /** What a URL leads to; with a checksum it is fetched only when the step is taken. */
+  fetch(url: string, checksum: string | undefined): Promise<ReceivedEntry>
+  /** A file of the recipe itself. */
+  write(name: string, text: string): Promise<ReceivedEntry>
 }
 
 /**
  * Works out all steps before any is begun: variables, files, and the chain of keys. Two recipes whose steps have the same
  * key come to the same disk, as far as commands do the same when they are run again.
  */
-export function planSteps({ steps, tree, defaults, arch, baseKey }: PlanOptions): PlannedStep[] {
+export async function planSteps({ steps, defaults, baseKey, ...options }: PlanOptions): Promise<PlannedStep[]> {
   let before = defaults
   let key = baseKey
-  return steps.map(({ step, place, text }, at) => {
-    const planned = placed(place, () => planStep(step, before, { tree, arch }))
+  const plan: PlannedStep[] = []
+  for (const [at, { step, place, text }] of steps.entries()) {
+    const planned = await placed(place, () => planStep(step, before, options))
     // Surroundings that a step does not see must not make it another one, so they count only where something happens.
     const { kind } = planned.action
     const seen = kind === 'run' ? before : kind === 'copy' ? before.cwd : null
     key = createHash('sha256')
       .update(JSON.stringify([key, describe(planned.action), seen]))
       .digest('hex')
-    const result: PlannedStep = { number: at + 1, place, text, before, key, ...planned }
+    plan.push({ number: at + 1, place, text, before, key, ...planned })
     before = planned.after
-    return result
-  })
+  }
+  return plan
 }
 
 /** Names the disk of an image, before any step. */
@@ -80,11 +97,14 @@ export function buildKey(build: string): string {
     .digest('hex')
 }
 
-function planStep(
+type PlanSurroundings = Pick<PlanOptions, 'tree' | 'arch' | 'elsewhere'>
+
+async function planStep(
   step: Step,
   before: Defaults,
-  { tree, arch }: Pick<PlanOptions, 'tree' | 'arch'>,
-): Pick<PlannedStep, 'action' | 'after'> {
+  options: PlanSurroundings,
+): Promise<Pick<PlannedStep, 'action' | 'after'>> {
+  const { arch } = options
   const automatic: Record<string, string> = { TARGETARCH: arch }
   const read = (text: string) =>
     expand(text, (name) => (Object.hasOwn(before.env, name) ? before.env[name] : automatic[name]))
@@ -106,30 +126,51 @@ function planStep(
       const path = posix.resolve('/', before.cwd, read(step.path))
       return { action: { kind: 'directory', path }, after: { ...before, cwd: path } }
     }
-    case 'copy': {
-      const { owner, mode, unpack } = step
-      const sources = step.sources.flatMap((source) => {
-        const found = selectSource(tree, read(source))
-        if (found.length === 0)
-          throw new Fault('invalid', `cannot copy "${read(source)}": the build context has nothing of that name`)
-        return found
-      })
-      return {
-        action: { kind: 'copy', sources, to: read(step.to), owner: owner && read(owner), mode, unpack },
-        after: before,
-      }
-    }
+    case 'copy':
+      return { action: await planCopyStep(step, read, options), after: before }
   }
+}
+
+async function planCopyStep(
+  step: Extract<Step, { kind: 'copy' }>,
+  read: (text: string) => string,
+  { tree, elsewhere }: PlanSurroundings,
+): Promise<Action> {
+  const { owner, mode, unpack, inline = [], checksum } = step
+  const settings = { to: read(step.to), owner: owner && read(owner), mode, unpack }
+  const named = step.sources.map(read)
+  if (step.from)
+    return { kind: 'copy', from: await elsewhere.origin(step.from), wanted: named, sources: [], ...settings }
+  const sources: Selected<ReceivedEntry>[] = []
+  for (const source of named) {
+    if (unpack && isUrl(source)) {
+      const entry = await elsewhere.fetch(source, checksum)
+      if (entry.path === '' && settings.to.endsWith('/'))
+        throw new Fault('invalid', `"${source}" ends without a name for the file; write one after "${settings.to}"`)
+      sources.push({ name: entry.path, found: { kind: 'file', entry } })
+      continue
+    }
+    const found = selectSource(tree, source)
+    if (found.length === 0)
+      throw new Fault('invalid', `cannot copy "${source}": the build context has nothing of that name`)
+    sources.push(...found)
+  }
+  for (const { name, text } of inline)
+    sources.push({ name, found: { kind: 'file', entry: await elsewhere.write(name, read(text)) } })
+  return { kind: 'copy', from: undefined, wanted: [], sources, ...settings }
 }
 
 /** What makes an action what it is: times of files do not. */
 function describe(action: Action): unknown {
   if (action.kind !== 'copy') return action
+  const { to, owner, mode: given, unpack, wanted, from } = action
+  const settings = { kind: 'copy', to, owner, mode: given, unpack }
+  if (from) return { ...settings, from: from.key, sources: wanted }
   const file = ({ type, mode, hash, target }: ReceivedEntry) => [type, mode, hash ?? null, target ?? null]
   const sources = action.sources.map(({ name, found }) =>
     found.kind === 'file' ? [name, file(found.entry)] : found.entries.map(({ below, entry }) => [below, file(entry)]),
   )
-  return { ...action, sources }
+  return { ...settings, sources }
 }
 
 function mapValues(values: Readonly<Record<string, string>>, read: (text: string) => string): Record<string, string> {
@@ -137,9 +178,9 @@ function mapValues(values: Readonly<Record<string, string>>, read: (text: string
 }
 
 /** Mistakes say where they stand. */
-export function placed<T>(place: string, work: () => T): T {
+async function placed<T>(place: string, work: () => Promise<T>): Promise<T> {
   try {
-    return work()
+    return await work()
   } catch (error) {
     if (error instanceof Fault) throw new Fault(error.code, `${place}: ${error.message}`, { cause: error.cause })
     if (error instanceof ExpandError) throw new Fault('invalid', `${place}: ${error.message}`)

@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream'
 import type { Defaults } from '../../blocks/manifest.ts'
 import type { GuestChannel } from '../../guest/channel.ts'
+import { Fault } from '../../model/fault.ts'
 
 /** Where the image says nothing, as every container engine has it. */
 export const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -64,6 +65,11 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
   const failed = await feeding
   if (failed !== undefined) throw failed
   return { code, output }
+}
+
+/** Whether the guest lacks the program, as images of one program lack a shell. */
+export function isMissing(error: unknown): boolean {
+  return error instanceof Fault && ['not_found', 'invalid'].includes(error.code)
 }
 
 /** The command took no more, which its exit code explains. */

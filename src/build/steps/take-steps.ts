@@ -1,13 +1,20 @@
 import type { Defaults, Manifest } from '../../blocks/manifest.ts'
+import { ownersOf } from '../../images/owners.ts'
 import { Fault } from '../../model/fault.ts'
 import { BuildId, encodeId } from '../../model/ids.ts'
-import type { Base } from '../begin-from.ts'
+import type { Selected } from '../../recipe/context/select-source.ts'
 import type { BuildScope } from '../build-template.ts'
+import type { ReceivedEntry } from '../context/receive-context.ts'
 import { copyFiles } from '../copy/copy-files.ts'
+import { imageFiles } from '../copy/image-files.ts'
+import { selectFrom } from '../copy/other-files.ts'
 import { findLayer, layerReference } from '../layers.ts'
 import { type BuildMachine, lastLines, startMachine } from '../machine.ts'
-import { type PlannedStep, planSteps } from './plan-steps.ts'
-import { ownSurroundings, runCommand } from './run-command.ts'
+import { fetchPromised } from '../stages/files-elsewhere.ts'
+import type { StagePlan } from '../stages/plan-stages.ts'
+import type { Exports } from '../stages/take-stages.ts'
+import type { PlannedStep } from './plan-steps.ts'
+import { isMissing, ownSurroundings, runCommand } from './run-command.ts'
 
 export interface StepsTaken {
   /** The disk after the last step. */
@@ -15,45 +22,56 @@ export interface StepsTaken {
   defaults: Defaults
 }
 
+export interface TakeOptions extends BuildScope {
+  plan: StagePlan
+  /** What was taken out of the stages before. */
+  exports: Exports
+  /** Of all stages, for people. */
+  stepsInAll: number
+  /** Called with the machine in which everything is done, before it ends. */
+  atEnd: ((guest: BuildMachine) => Promise<void>) | undefined
+}
+
 /**
- * Takes all steps that no earlier build has taken, in one machine. After each that changes the disk, the disk is stored
- * as a layer; so what a build has come to is found by the next, also when a later step failed.
+ * Takes all steps of a stage that no earlier build has taken, in one machine. After each that changes the disk, the disk is
+ * stored as a layer; so what a build has come to is found by the next, also when a later step failed.
  */
-export async function takeSteps(scope: BuildScope & { base: Base }): Promise<StepsTaken> {
-  const { base, recipe, tree, machine, noCache, report } = scope
-  const steps = planSteps({ steps: recipe.steps, tree, defaults: base.defaults, arch: machine.arch, baseKey: base.key })
-  const label = ({ number }: PlannedStep) => `${number}/${steps.length}`
-  const found = noCache ? undefined : await lastLayer(scope, steps)
-  const done = found === undefined ? 0 : found.step.number
+export async function takeSteps(scope: TakeOptions): Promise<StepsTaken> {
+  const { plan, stepsInAll, machine, report, atEnd } = scope
+  const { base, steps } = plan
+  const label = ({ number }: PlannedStep) => `${plan.stepsBefore + number}/${stepsInAll}`
+  const found = await lastLayer(scope, steps)
+  const done = found?.step.number ?? 0
   for (const step of steps.slice(0, done)) report(label(step), `CACHED ${step.text}`)
   const left = steps.slice(done)
-  let layer = found?.layer.id ?? base.layer.id
+  let layer = found?.layer.id ?? (await base.layer()).id
   const defaults = steps.at(-1)?.after ?? base.defaults
-  const lastAction = left.findLast(({ action }) => action.kind !== 'none')?.number ?? 0
-  if (lastAction === 0) {
+  const [next] = left
+  if (left.every(({ action }) => action.kind === 'none') && !atEnd) {
     for (const step of left) report(label(step), step.text)
     return { layer, defaults }
   }
-  report(`${done + 1}/${steps.length}`, 'booting a machine for the steps')
+  report(next ? label(next) : 'stage', next ? 'booting a machine for the steps' : 'booting a machine to copy from')
   await using guest = await startMachine(scope.parts, {
     name: `s-${scope.build}`,
     from: layer,
     machine,
-    withNetwork: true,
+    withNetwork: next !== undefined,
     signal: scope.signal,
   })
   for (const step of left) {
     report(label(step), step.text)
-    await takeStep(scope, guest, step, label(step))
+    await withPlace(scope, step, () => act(scope, guest, step, label(step)))
     if (step.action.kind !== 'none') layer = await storeLayer(scope, guest, step, layer)
   }
+  await atEnd?.(guest)
   return { layer, defaults }
 }
 
-/** The last step whose outcome is here. */
-async function lastLayer(scope: BuildScope, steps: readonly PlannedStep[]) {
+/** The last step whose outcome is here. Without the cache only what this build itself has made counts. */
+export async function lastLayer(scope: BuildScope, steps: readonly PlannedStep[]) {
   for (const [at, step] of [...steps.entries()].toReversed()) {
-    if (step.action.kind === 'none') continue
+    if (step.action.kind === 'none' || (scope.noCache && !scope.made.has(step.key))) continue
     const layer: Manifest | undefined = await findLayer(scope, step.key)
     if (!layer) continue
     // Those before it are in use as well: the next build may change this step.
@@ -63,11 +81,12 @@ async function lastLayer(scope: BuildScope, steps: readonly PlannedStep[]) {
   return undefined
 }
 
-async function takeStep(scope: BuildScope, guest: BuildMachine, step: PlannedStep, label: string): Promise<void> {
+/** What goes wrong says where it is written. */
+export async function withPlace<T>({ signal }: BuildScope, step: PlannedStep, work: () => Promise<T>): Promise<T> {
   try {
-    await act(scope, guest, step, label)
+    return await work()
   } catch (error) {
-    scope.signal.throwIfAborted()
+    signal.throwIfAborted()
     const { code, message } = Fault.from(error)
     if (code === 'internal') throw error
     throw new Fault(code, `${step.place}: ${step.text}: ${message}`, {
@@ -76,11 +95,12 @@ async function takeStep(scope: BuildScope, guest: BuildMachine, step: PlannedSte
   }
 }
 
-async function act(scope: BuildScope, { channel }: BuildMachine, step: PlannedStep, label: string): Promise<void> {
+async function act(scope: TakeOptions, { channel }: BuildMachine, step: PlannedStep, label: string): Promise<void> {
   const { action, before } = step
   const { report, recipe, directory, signal } = scope
   if (action.kind === 'copy') {
-    const { files, bytes } = await copyFiles(channel, { ...action, cwd: before.cwd, directory, signal })
+    const sources = await sourcesOf(scope, step)
+    const { files, bytes } = await copyFiles(channel, { ...action, sources, cwd: before.cwd, directory, signal })
     report(label, `${files} file${files === 1 ? '' : 's'}, ${bytes} bytes`)
   } else if (action.kind === 'directory') {
     await makeDirectory(channel, action.path, signal)
@@ -99,13 +119,42 @@ async function act(scope: BuildScope, { channel }: BuildMachine, step: PlannedSt
   }
 }
 
+/** What a COPY or ADD brings, wherever it comes from. */
+async function sourcesOf(
+  scope: TakeOptions,
+  { action, key }: PlannedStep,
+): Promise<readonly Selected<ReceivedEntry>[]> {
+  if (action.kind !== 'copy') return []
+  const { from } = action
+  if (from && 'image' in from) {
+    const { rootfs } = await scope.obtainImage(from.image)
+    const files = imageFiles(rootfs, await ownersOf(rootfs), scope.signal)
+    return selectFrom(files, action.wanted, `image "${from.image}"`)
+  }
+  if (from) {
+    const files = scope.exports.get(key)
+    if (!files) throw new Error('a stage was left without being copied from')
+    return files
+  }
+  return Promise.all(
+    action.sources.map(async (source) =>
+      source.found.kind === 'file'
+        ? { ...source, found: { ...source.found, entry: await fetchPromised(scope, source.found.entry) } }
+        : source,
+    ),
+  )
+}
+
 async function makeDirectory(channel: BuildMachine['channel'], path: string, signal: AbortSignal): Promise<void> {
   if (path === '/') return
+  const missing = { code: 127, output: [] }
   const { code, output } = await runCommand(channel, {
     command: ['mkdir', '-p', '--', path],
     surroundings: ownSurroundings,
     signal,
-  })
+  }).catch((error: unknown) => (isMissing(error) ? missing : Promise.reject(error)))
+  // Images of one program have no tools at all.
+  if (code === 127) return channel.files.makeDirectory(path, { signal })
   if (code !== 0) throw new Fault('invalid', `the directory cannot be made: ${lastLines(output.join('\n'), 2)}`)
 }
 
@@ -134,5 +183,6 @@ async function storeLayer(
     },
     { signal },
   )
+  scope.made.add(step.key)
   return build
 }

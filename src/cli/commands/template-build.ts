@@ -5,7 +5,7 @@ import type { PublicBuild } from '../../contract/build.ts'
 import { Fault } from '../../model/fault.ts'
 import { formatSize, MiB, parseSize } from '../../model/quantity.ts'
 import { packContext } from '../../recipe/context/pack-context.ts'
-import type { Recipe } from '../../recipe/recipe.ts'
+import { type Recipe, stagesOf } from '../../recipe/recipe.ts'
 import type { Cli, Given } from '../cli.ts'
 import { countOption, flagOption, readPairs, readSecretFile, textOption, textsOption } from '../options.ts'
 import { buildLine } from '../output/build-line.ts'
@@ -22,7 +22,8 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const read = await readRecipe(cli, args[0], options)
   const { template, tag } = nameAndTag(nameOf(read, args[0], options))
   const recipe = withOptions(read.recipe, options)
-  const context = await packContext(read.context, recipe.steps, {
+  const steps = stagesOf(recipe).flatMap((stage) => stage.steps)
+  const context = await packContext(read.context, steps, {
     ...(read.ignoreFile === undefined ? {} : { ignoreFile: read.ignoreFile }),
   })
   const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
@@ -56,7 +57,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
       // It is said again as what the command failed of.
       if (line.level === 'error') return
       cli.stderr.write(buildLine(cli.stderr, line))
-      if (line.step > 0) shown.show(`step ${line.step} of ${recipe.steps.length}…`)
+      if (line.step > 0) shown.show(`step ${line.step} of ${steps.length}…`)
     },
   })
   shown[Symbol.dispose]()
@@ -93,6 +94,8 @@ async function readRecipe(cli: Cli, given: string | undefined, options: Options)
   const [image, from] = [textOption(options, 'image'), textOption(options, 'from')]
   if ([given, image].filter((each) => each !== undefined).length > 1)
     throw new Fault('invalid', 'either a recipe, or --image')
+  if (given === undefined && textOption(options, 'target') !== undefined)
+    throw new Fault('invalid', '--target names a stage of a Dockerfile; say which Dockerfile')
   if (image !== undefined && from !== undefined) throw new Fault('invalid', 'either --image, or --from')
   const bare = { name: undefined, aliases: [], tags: [], context: '.', ignoreFile: undefined, notes: [] }
   if (image !== undefined) return { ...bare, recipe: imageRecipe(image) }
@@ -103,6 +106,7 @@ async function readRecipe(cli: Cli, given: string | undefined, options: Options)
     throw new Fault('invalid', 'say what to build: a template.yaml, a Dockerfile, a directory with one, or --image')
   const read = await readTemplateFile(await findRecipe(given), {
     buildArgs: readPairs('--build-arg', textsOption(options, 'buildArg')),
+    target: textOption(options, 'target'),
   })
   for (const { file, line, message } of read.notes) {
     const where = [file, line].filter((part) => part !== undefined).join(':')

@@ -133,6 +133,18 @@ test('a Dockerfile is a template, alone or named by a template file', async () =
       ['run', 'user'],
     )
     assert.equal(both.recipe.memoryMiB, 128)
+    await writeFile(join(directory, 'Dockerfile'), 'FROM a AS one\nCOPY a b\nFROM b AS two\nFROM c AS three\n')
+    const staged = join(directory, 'staged.yaml')
+    await writeFile(staged, 'dockerfile: Dockerfile\ntarget: two\n')
+    assert.deepEqual((await readTemplateFile(staged)).recipe.from, { image: 'b' })
+    assert.deepEqual((await readTemplateFile(staged, { target: 'one' })).recipe.from, { image: 'a' })
+    await assert.rejects(
+      readTemplateFile(staged, { target: 'x' }),
+      /it has no stage "x" to build; its stages are "one"/,
+    )
+    assert.deepEqual(await mistakesOf('from: a\ntarget: one'), [
+      '2:1 a target is a stage of a Dockerfile, and this template has no "dockerfile"',
+    ])
     await writeFile(join(directory, 'Dockerfile'), 'FROM debian:12\nRUN\n')
     await assert.rejects(readTemplateFile(join(directory, 'template.yaml')), /Dockerfile:2:1: RUN lacks a command/)
   } finally {

@@ -25,6 +25,8 @@ export interface ReadTemplate {
 export interface TemplateOptions {
   /** `--build-arg`. */
   buildArgs?: Readonly<Record<string, string>>
+  /** `--target`. */
+  target?: string | undefined
 }
 
 /** A template's recipe from a file: `template.yaml`, or else a Dockerfile. Throws a SpecFault with every mistake's place. */
@@ -107,7 +109,10 @@ export async function readTemplateText(
 
   const folder = dirname(resolve(file))
   const given = template.dockerfile === undefined ? undefined : join(folder, template.dockerfile)
-  const base = given === undefined ? undefined : dockerfile(await read(given), given, options)
+  const target = options.target ?? template.target
+  if (given === undefined && target !== undefined)
+    throw fail([place(['target'], 'a target is a stage of a Dockerfile, and this template has no "dockerfile"', 'key')])
+  const base = given === undefined ? undefined : dockerfile(await read(given), given, { ...options, target })
   const steps = template.steps.map((step, at): PlacedStep => {
     const { line } = place(['steps', at], '')
     return { step: toStep(step), place: `${file}:${line ?? 1}`.slice(-200), text: describe(step) }
@@ -189,9 +194,9 @@ function describe(step: TemplateStep): string {
   return text.replace(/\s+/g, ' ').slice(0, 2000)
 }
 
-function dockerfile(text: string, file: string, { buildArgs = {} }: TemplateOptions): ReadDockerfile {
+function dockerfile(text: string, file: string, { buildArgs = {}, target }: TemplateOptions): ReadDockerfile {
   try {
-    return readDockerfile(text, { file: basename(file) === file ? file : shortName(file), buildArgs })
+    return readDockerfile(text, { file: basename(file) === file ? file : shortName(file), buildArgs, target })
   } catch (error) {
     if (!(error instanceof Fault)) throw error
     throw new SpecFault(error.places, new Map([[shortName(file), text]]))

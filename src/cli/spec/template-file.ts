@@ -71,6 +71,8 @@ export const TemplateFile = z.strictObject({
   template: Text.max(200).optional(),
   /** A Dockerfile beside this file, whose instructions come before `steps`. */
   dockerfile: Text.optional(),
+  /** Its stage to build; by default the last. */
+  target: Text.max(200).optional(),
   /** Where COPY finds its files; beside this file by default. */
   context: Text.optional(),
   arch: z.enum(['amd64', 'arm64']).optional(),

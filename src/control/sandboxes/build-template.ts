@@ -29,6 +29,7 @@ export interface BuildWish {
     memoryMiB?: number | undefined
     diskMiB?: number | undefined
     steps?: readonly unknown[] | undefined
+    stages?: readonly { steps: readonly unknown[] }[] | undefined
   }
   noCache: boolean
   node?: string | undefined
@@ -75,7 +76,7 @@ export async function beginBuild(
       addedBytes: null,
       store: '',
       compat: '',
-      steps: wish.recipe.steps?.length ?? 0,
+      steps: [wish.recipe, ...(wish.recipe.stages ?? [])].reduce((sum, { steps = [] }) => sum + steps.length, 0),
       createdAt: tx.now,
       changedAt: tx.now,
       by,

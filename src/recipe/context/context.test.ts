@@ -138,6 +138,10 @@ test('only what is copied is sent, without what .dockerignore hides', async () =
     packContext(context.path, [copy('b')]),
     /Dockerfile:3: cannot copy "b": there is nothing of that name/,
   )
+  await assert.rejects(
+    packContext(context.path, [copy('../b'), copy('b')]),
+    /Dockerfile:3: "\.\.\/b" lies outside of the build context; Dockerfile:3: cannot copy "b"/,
+  )
   await assert.rejects(packContext(join(context.path, 'no'), [copy('b')]), /there is no such directory/)
   assert.equal(await packContext(context.path, []), undefined)
 })

@@ -5,7 +5,7 @@ import { pipeline } from 'node:stream/promises'
 import { pack } from 'tar-stream'
 import { Fault, type FaultPlace } from '../../model/fault.ts'
 import { isKnown, parseText } from '../expand.ts'
-import type { PlacedStep } from '../recipe.ts'
+import { isUrl, type PlacedStep, takesContext } from '../recipe.ts'
 import { cleanSource, selectSource } from './select-source.ts'
 import type { ContextEntry } from './tree.ts'
 import { type WalkedContext, walkContext } from './walk-context.ts'
@@ -27,7 +27,7 @@ export async function packContext(
   steps: readonly PlacedStep[],
   options: { ignoreFile?: string } = {},
 ): Promise<PackedContext | undefined> {
-  if (!steps.some(({ step }) => step.kind === 'copy')) return undefined
+  if (!steps.some(({ step }) => takesContext(step))) return undefined
   const context = await walkContext(directory, options)
   const entries = selectEntries(context, steps, directory)
   const archive = pack()
@@ -45,13 +45,15 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
   const wanted = new Set<string>()
   const places: FaultPlace[] = []
   for (const { step, place } of steps) {
-    if (step.kind !== 'copy') continue
+    if (step.kind !== 'copy' || !takesContext(step)) continue
     for (const source of step.sources) {
+      if (step.unpack && isUrl(source)) continue
       const parts = parseText(source)
       // Where it depends on the image, everything may be meant.
       if (!isKnown(parts)) return [...tree.values()]
       const text = parts.join('')
-      const selected = selectSource(tree, text)
+      const selected = placed(place, places, () => selectSource(tree, text))
+      if (selected === undefined) continue
       if (selected.length === 0) places.push(missing(text, place, context, directory))
       for (const { found } of selected)
         for (const { path } of found.kind === 'file' ? [found.entry] : found.entries.map(({ entry }) => entry))
@@ -83,12 +85,27 @@ function addLinks(tree: ReadonlyMap<string, ContextEntry>, source: string, wante
       wanted.add(path)
 }
 
-function missing(source: string, place: string, context: WalkedContext, directory: string): FaultPlace {
+/** What is wrong with a source itself, such as leading out of the context, is told with the others. */
+function placed<T>(place: string, places: FaultPlace[], work: () => T): T | undefined {
+  try {
+    return work()
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    places.push(placeOf(place, error.message))
+    return undefined
+  }
+}
+
+function placeOf(place: string, message: string): FaultPlace {
   const [, file = place, line] = /^(.*):(\d+)$/.exec(place) ?? []
+  return { file, ...(line === undefined ? {} : { line: Number(line) }), message }
+}
+
+function missing(source: string, place: string, context: WalkedContext, directory: string): FaultPlace {
   const why = context.isIgnored(cleanSource(source) || '.')
     ? 'it is hidden by .dockerignore'
     : `there is nothing of that name in the build context ${directory}`
-  return { file, ...(line === undefined ? {} : { line: Number(line) }), message: `cannot copy "${source}": ${why}` }
+  return placeOf(place, `cannot copy "${source}": ${why}`)
 }
 
 async function write(

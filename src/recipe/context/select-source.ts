@@ -7,8 +7,8 @@ import { byPath, type ContextEntry, type ContextTree } from './tree.ts'
 export interface Selected<E extends ContextEntry = ContextEntry> {
   /** Its own name, which a file keeps in a target directory. */
   name: string
-  /** A file; or what lies in a directory, by its path from there. */
-  found: { kind: 'file'; entry: E } | { kind: 'directory'; entries: { below: string; entry: E }[] }
+  /** A file; or what lies in a directory, by its path from there, and the directory itself where it is known. */
+  found: { kind: 'file'; entry: E } | { kind: 'directory'; entries: { below: string; entry: E }[]; self?: E }
 }
 
 /** What a source stands for in a context; an empty list when it names nothing. A link that is named is followed. */

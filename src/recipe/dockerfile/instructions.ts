@@ -1,17 +1,16 @@
 import { readArg, readEnv } from './read-assignments.ts'
 import { readCmd, readEntrypoint, readRun, readShell } from './read-commands.ts'
 import { readCopy } from './read-copy.ts'
-import { readFrom } from './read-from.ts'
 import { readHealthcheck } from './read-healthcheck.ts'
+import { readOnbuild } from './read-onbuild.ts'
 import { readUser, readWorkdir } from './read-words.ts'
 import type { Reading } from './reading.ts'
 import type { Instruction } from './split-instructions.ts'
 
 type Read = (instruction: Instruction, reading: Reading) => void
 
-/** Every instruction has an answer; those that mean nothing for a machine are accepted, and said. */
+/** Every instruction but FROM has an answer; those that mean nothing for a machine are accepted, and said. */
 export const instructions: Readonly<Record<string, Read>> = {
-  FROM: readFrom,
   ARG: readArg,
   RUN: readRun,
   COPY: (instruction, reading) => readCopy(instruction, reading, { unpack: false }),
@@ -28,7 +27,7 @@ export const instructions: Readonly<Record<string, Read>> = {
   MAINTAINER: noted('it says who wrote the file'),
   VOLUME: noted('the directory is on the disk of the sandbox like every other'),
   STOPSIGNAL: noted('a sandbox is ended as a machine'),
-  ONBUILD: noted('nothing is built from a template by Dockerfile'),
+  ONBUILD: readOnbuild,
 }
 
 function noted(why: string): Read {

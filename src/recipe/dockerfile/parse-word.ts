@@ -18,13 +18,20 @@ export function parseWord(text: string): Part[] {
   return new Reader(text).read(() => false)
 }
 
+/** The text of a here-document as parts: quotes are text like any other, the rest as in words. Throws a WordError. */
+export function parseDocument(text: string): Part[] {
+  return new Reader(text, { quotes: false }).read(() => false)
+}
+
 class Reader {
   readonly #text: string
+  readonly #quotes: boolean
   #at = 0
   #depth = 0
 
-  constructor(text: string) {
+  constructor(text: string, { quotes = true } = {}) {
     this.#text = text
+    this.#quotes = quotes
   }
 
   /** Until the end, or until `stop` says that the character outside of quotes ends it. */
@@ -33,8 +40,8 @@ class Reader {
     for (;;) {
       const character = this.#peek()
       if (character === '' || stop(character)) return join(parts)
-      if (character === "'") parts.push(this.#single())
-      else if (character === '"') parts.push(...this.#double())
+      if (character === "'" && this.#quotes) parts.push(this.#single())
+      else if (character === '"' && this.#quotes) parts.push(...this.#double())
       else if (character === '$') parts.push(this.#dollar())
       else if (character === '\\') {
         this.#at += 1
@@ -107,7 +114,7 @@ class Reader {
     const colon = this.#peek() === ':'
     if (colon) this.#at += 1
     const operator = this.#peek()
-    if (operator === '') throw new WordError(`"\${${name}" is not closed with "}"`, start)
+    if (operator === '' || /\s/.test(operator)) throw new WordError(`"\${${name}" is not closed with "}"`, start)
     if (operator !== '-' && operator !== '+' && operator !== '?')
       throw new WordError(
         `"\${${name}${colon ? ':' : ''}${operator}…}" is not supported; there are :- - :+ + :? and ?`,

@@ -8,7 +8,8 @@ const variable = /^[A-Za-z_][\w.-]*$/
 /** `ENV name=value …`, or `ENV name value` with all the rest as the value. All see the variables of before the line. */
 export function readEnv(instruction: Instruction, reading: Reading): void {
   const { arguments: given, position } = instruction
-  const { mistakes, scope } = reading
+  const { mistakes } = reading
+  const { scope } = reading.stage
   const { text } = given
   const words = splitWords(text)
   const [first] = words
@@ -42,7 +43,8 @@ export function readEnv(instruction: Instruction, reading: Reading): void {
 /** `ARG name[=default] …`. */
 export function readArg(instruction: Instruction, reading: Reading): void {
   const { arguments: given, position } = instruction
-  const { mistakes, scope } = reading
+  const { mistakes } = reading
+  const { scope } = reading.stage
   const words = splitWords(given.text)
   if (words.length === 0) mistakes.add(position, 'ARG lacks a name, such as ARG VERSION or ARG VERSION=1')
   for (const { name, value, start, offset } of words.map((word) => assignment(word))) {

@@ -1,5 +1,6 @@
+import type { Position } from './places.ts'
 import { addStep, type Reading } from './reading.ts'
-import type { Instruction } from './split-instructions.ts'
+import type { Heredoc, Instruction } from './split-instructions.ts'
 import { type Flag, readJsonForm, splitFlags } from './words.ts'
 
 /** `RUN line` or `RUN ["program", "argument"]`; here-documents go to the shell, which knows them too. */
@@ -13,8 +14,10 @@ export function readRun(instruction: Instruction, reading: Reading): void {
     return
   }
   const command =
-    instruction.heredocs.length > 0 ? withHeredocs(line, instruction, reading) : readCommand(line, reading)
-  const args = reading.scope.argsText()
+    instruction.heredocs.length > 0
+      ? withHeredocs(line, instruction, reading)
+      : readCommand(line, instruction.arguments.at(rest), reading)
+  const args = reading.stage.scope.argsText()
   addStep(reading, instruction, { kind: 'run', command, ...(args === undefined ? {} : { args }) })
 }
 
@@ -23,7 +26,7 @@ export function readCmd(instruction: Instruction, reading: Reading): void {
     reading.mistakes.add(instruction.position, 'CMD lacks a command')
     return
   }
-  reading.command = readCommand(instruction.arguments.text, reading)
+  reading.stage.command = readCommand(instruction.arguments.text, instruction.arguments.at(0), reading)
 }
 
 export function readEntrypoint(instruction: Instruction, reading: Reading): void {
@@ -31,38 +34,54 @@ export function readEntrypoint(instruction: Instruction, reading: Reading): void
     reading.mistakes.add(instruction.position, 'ENTRYPOINT lacks a command')
     return
   }
-  reading.entrypoint = readCommand(instruction.arguments.text, reading)
+  reading.stage.entrypoint = readCommand(instruction.arguments.text, instruction.arguments.at(0), reading)
   // What stood before was meant for another entry point.
-  delete reading.command
+  delete reading.stage.command
 }
 
 export function readShell({ arguments: given, position }: Instruction, reading: Reading): void {
   const shell = readJsonForm(given.text)
   if (!shell || shell.length === 0)
     reading.mistakes.add(position, 'SHELL needs a list in double quotes, such as ["/bin/bash", "-c"]')
-  else reading.shell = shell
+  else reading.stage.shell = shell
 }
 
 /** Brackets that are not a list of strings are a line for the shell, as everywhere in Docker. */
-function readCommand(text: string, reading: Reading): string | string[] {
+function readCommand(text: string, position: Position, reading: Reading): string | string[] {
   const words = readJsonForm(text)
   if (words) return words
-  return reading.shell ? [...reading.shell, text] : text
+  if (/^\[\s*['"]/.test(text) || /^\[\s*[\w./-]+\s*(,.*)?\]$/s.test(text))
+    reading.notes.add(position, 'this is a line for the shell, since it is no list of strings in double quotes')
+  return reading.stage.shell ? [...reading.stage.shell, text] : text
 }
 
 /** A document alone is the script; otherwise the shell reads line and documents as they stand. */
-function withHeredocs(line: string, { heredocs, position }: Instruction, reading: Reading): string | string[] {
+function withHeredocs(line: string, { heredocs }: Instruction, reading: Reading): string | string[] {
   const [first] = heredocs
   const isScript = first !== undefined && heredocs.length === 1 && line === first.word
-  if (isScript && first.lines[0]?.startsWith('#!'))
-    reading.mistakes.add(
-      position,
-      `the here-document <<${first.name} begins with "${first.lines[0].slice(0, 60)}"; write the program before it, as in RUN python3 <<${first.name}`,
-    )
-  const script = isScript
-    ? (first.word.includes('<<-') ? first.lines.map((each) => each.replace(/^\t+/, '')) : first.lines).join('\n')
-    : [line, ...heredocs.flatMap(({ lines, name }) => [...lines, name])].join('\n')
-  return reading.shell ? [...reading.shell, script] : script
+  const script = !isScript
+    ? [line, ...heredocs.flatMap(({ lines, name }) => [...lines, name])].join('\n')
+    : documentText(first)
+  // The interpreter that it names runs it, whatever SHELL says.
+  if (isScript && script.startsWith('#!')) return asProgram(script)
+  return reading.stage.shell ? [...reading.stage.shell, script] : script
+}
+
+/** The lines between the name and its end; `<<-` takes the tabs before them away. */
+export function documentText({ word, lines }: Heredoc): string {
+  return (/<<-/.test(word) ? lines.map((each) => each.replace(/^\t+/, '')) : lines).join('\n')
+}
+
+/** A line for the shell that makes a file of a script, runs it and ends as it does. */
+function asProgram(script: string): string {
+  let end = 'END'
+  while (script.split('\n').includes(end)) end += '_'
+  return [
+    `script=$(mktemp) && cat > "$script" <<'${end}' && chmod 700 "$script" || exit 1`,
+    script,
+    end,
+    '"$script"; code=$?; rm -f "$script"; exit "$code"',
+  ].join('\n')
 }
 
 function checkRunFlag({ name, value = '', start }: Flag, instruction: Instruction, reading: Reading): void {

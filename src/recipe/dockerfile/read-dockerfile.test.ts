@@ -156,20 +156,123 @@ test('here-documents are scripts or go to the shell', () => {
   assert.deepEqual(commands('RUN <<-EOF\n\techo 1\n\tEOF'), ['echo 1'])
   assert.deepEqual(commands('RUN cat <<A > /a && cat <<"B"\n1\nA\n$2\nB'), ['cat <<A > /a && cat <<"B"\n1\nA\n$2\nB'])
   assert.deepEqual(commands('RUN echo "<<EOF" $((1<<2))'), ['echo "<<EOF" $((1<<2))'])
+  const [program] = commands('SHELL ["/bin/bash", "-c"]\nRUN <<EOF\n#!/usr/bin/env python3\nprint(1)\nEOF')
+  assert.match(String(program), /<<'END' .*\n#!\/usr\/bin\/env python3\nprint\(1\)\nEND\n/)
+})
+
+test('here-documents of COPY are files, with variables unless the name is in quotes', () => {
+  const [, env, copy] = stepsOf(
+    `FROM a\nWORKDIR /w\nENV V=1\nCOPY --chmod=755 <<one <<-"two" plain /d/\n'$V' \\$V "\${PATH}"\none\n\t\t$V\n\ttwo\nRUN true`,
+  )
+  assert.equal(env?.kind, 'env')
+  assert.deepEqual(copy, {
+    kind: 'copy',
+    sources: ['plain'],
+    inline: [
+      { name: 'one', text: `'1' $$V "\${PATH}"\n` },
+      { name: 'two', text: '$$V\n' },
+    ],
+    to: '/d/',
+    unpack: false,
+    mode: 0o755,
+  })
+})
+
+test('only the stages that the target needs are built, and names and numbers lead to them', () => {
+  const text = `ARG BASE=alpine
+FROM golang AS Build
+ARG X=1
+ENV E=e
+RUN make
+FROM scratch AS unused
+COPY --from=build /x /x
+FROM \${BASE}:3 AS run
+COPY --from=0 /bin/app /bin/
+COPY --from=busybox:1 /bin/sh /bin/sh
+CMD ["app"]
+FROM run AS debug
+COPY --from=build --chown=1:2 a b /c/
+RUN $X
+FROM build AS test
+RUN make test
+`
+  const target = (name?: string) => readDockerfile(text, { file: 'Dockerfile', target: name }).recipe
+  const shape = (name?: string) => {
+    const { from, steps, stages = [] } = target(name)
+    const kinds = (list: typeof steps) =>
+      list.map(({ step }) => (step.kind === 'copy' ? `copy ${JSON.stringify(step.from)}` : step.kind)).join(', ')
+    return [...stages, { name: '', from, steps }].map((each) => [
+      each.name,
+      'image' in each.from && each.from.image,
+      kinds(each.steps),
+    ])
+  }
+  assert.deepEqual(shape('run'), [
+    ['build', 'golang', 'env, run'],
+    ['', 'alpine:3', 'copy {"stage":0}, copy {"image":"busybox:1"}'],
+  ])
+  assert.deepEqual(shape('2'), shape('run'))
+  assert.deepEqual(shape('debug'), [
+    ['build', 'golang', 'env, run'],
+    ['', 'alpine:3', 'copy {"stage":0}, copy {"image":"busybox:1"}, copy {"stage":0}, run'],
+  ])
+  assert.deepEqual(target('debug').start, { afterEntrypoint: ['app'] })
+  assert.deepEqual(shape(), [['', 'golang', 'env, run, run']])
+  assert.deepEqual(target('BUILD').stages, undefined)
+  const run = target().steps.at(-1)?.step
+  assert.deepEqual(run?.kind === 'run' && run.args, { X: '1' }, 'arguments are seen by stages that begin from one')
+  for (const name of ['run', 'debug', undefined]) Recipe.parse(target(name))
+  assert.throws(
+    () => target('prod'),
+    /Dockerfile:1:1: it has no stage "prod" to build; its stages are "build", "unused"/,
+  )
+  assert.deepEqual(shape('unused')[1], ['', 'scratch', 'copy {"stage":0}'])
+})
+
+test('what ONBUILD keeps happens in stages that begin from the stage, and nowhere else', () => {
+  const text = 'FROM a AS base\nONBUILD ENV A=1\nONBUILD RUN one\nRUN zero\nFROM base AS child\nRUN $A\nFROM child'
+  assert.deepEqual(
+    stepsOf(text).map((step) => (step.kind === 'run' ? step.command : step.kind)),
+    ['zero', 'env', 'one', '$A'],
+  )
+})
+
+test('a name that is nearly that of a stage is an image, with a note', () => {
+  const { recipe, notes } = read('FROM a AS build\nFROM b\nCOPY --from=biuld x /x')
+  assert.equal(recipe.stages, undefined)
+  assert.match(
+    notes[0]?.message ?? '',
+    /"biuld" is no stage of this file, so it means an image; did you mean "build"\?/,
+  )
+  assert.deepEqual(read('FROM node AS node\nFROM node\n').notes, [])
 })
 
 test('every mistake has a line and a column, and says what would be right', () => {
   const cases: [text: string, ...mistakes: (string | RegExp)[]][] = [
     ['', /^1:1 it has no FROM/],
     ['RUN x\nFROM a', /^1:1 RUN stands before FROM/],
-    ['FROM scratch', /^1:6 there is nothing to boot in "scratch"/],
     ['FROM a\nRNU x', '2:1 "RNU" is not an instruction; did you mean RUN?'],
     ['FROM a\n  CPOY a b', '2:3 "CPOY" is not an instruction; did you mean COPY?'],
-    ['FROM a AS x\nFROM b', /^2:1 this is a second FROM/],
-    ['FROM a\nCOPY --from=x /a /b', /^2:6 --from copies out of another stage/],
+    ['FROM a AS 1x', /^1:11 "1x" cannot name a stage/],
+    ['FROM a AS x\nCOPY --from=x /a /b', /^2:6 --from=x is no stage above this one/],
+    ['FROM a\nCOPY --from=1 /a /b', /^2:6 --from=1 is no stage above this one/],
+    ['FROM a\nCOPY --from=x /a /b\nFROM b AS x', /^2:6 stage "x" stands further down/],
+    ['FROM a\nCOPY --from=$X /a /b', /^2:6 --from needs a stage or an image, and "\$X" is not known here/],
+    ['FROM a\nADD --from=x /a /b', /^2:5 ADD has no flag --from here/],
+    ['FROM --platform=linux/arm64 a AS x\nFROM --platform=linux/amd64 b\nCOPY --from=x a b', /^1:1 its stages are for/],
+    ['FROM a\nCOPY --from=scratch a b', /^2:6 there is nothing in "scratch" to copy/],
+    ['FROM a\nONBUILD FROM b', /^2:9 FROM cannot follow ONBUILD/],
+    ['FROM a AS b\nONBUILD CPOY a b\nFROM b', /^2:9 "CPOY" is not an instruction/],
+    ['FROM a\nADD --checksum=sha256:1 https://example.org/x /x', /^2:5 --checksum needs sha256:/],
+    [`FROM a\nADD --checksum=sha256:${'a'.repeat(64)} x /x`, /^2:5 --checksum is of one URL/],
+    ['FROM a\nCOPY https://example.org/x /x', /^2:6 COPY takes no URL, and ADD does/],
+    ['FROM a\nADD https://example.org/x.git /x', /^2:5 ADD takes no git repository here/],
+    ['FROM a\nADD ftp://example.org/x /x', /^2:5 ADD fetches http and https/],
+    ['FROM a\nCOPY <<EOF\nEOF', /^2:1 COPY needs at least/],
+    ['FROM a\nCOPY x <<EOF\nEOF', /^2:8 COPY lacks the target/],
+    ['FROM a\nCOPY <<EOF /x\na\n  ${b\nEOF', /^4:3 "\$\{b" is not closed/],
     ['FROM a\nCOPY a', /^2:1 COPY needs at least a source and a target/],
     ['FROM a\nCOPY a b c', /^2:10 with several sources the target is a directory/],
-    ['FROM a\nADD https://example.org/x /x', /^2:5 ADD takes no URL here/],
     ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs an octal mode/],
     ['FROM a\nENV A', /^2:5 "A" has no value/],
     ['FROM a\nENV A=1 B', /^2:9 "B" has no value/],
@@ -180,8 +283,6 @@ test('every mistake has a line and a column, and says what would be right', () =
     ['FROM a\nRUN', /^2:1 RUN lacks a command/],
     ['FROM a\nRUN --mount=type=secret,id=x cat', /^2:5 --mount=type=secret is not supported/],
     ['FROM a\nRUN <<EOF\nx', /^2:5 the here-document <<EOF has no end/],
-    ['FROM a\nRUN <<EOF\n#!/usr/bin/python3\nEOF', /begins with "#!/],
-    ['FROM a\nCOPY <<EOF /x\nEOF', /^2:6 COPY takes files/],
     ['FROM --platform=windows/amd64 a', /^1:6 platform "windows\/amd64" cannot be built/],
     ['FROM debian:$V', /^1:6 "debian:\$V" names no image/],
     ['FROM $V', /^1:6 "\$V" names no image/],
@@ -251,4 +352,11 @@ test('a variable in text survives writing and reading it', () => {
       )
     }),
   )
+})
+
+test('brackets that are no list are a line for the shell, with a note', () => {
+  for (const text of ["CMD ['x', 'y']", 'ENTRYPOINT ["a", "b"', 'RUN ["x", 1]', 'CMD [nginx, -g]'])
+    assert.match(read(`FROM a\n${text}`).notes[0]?.message ?? '', /a line for the shell/, text)
+  for (const text of ['RUN [ -e x ] && y', 'RUN [[ $A = b ]]', 'CMD ["x"]'])
+    assert.deepEqual(read(`FROM a\n${text}`).notes, [], text)
 })

@@ -15,7 +15,7 @@ export function readHealthcheck({ arguments: given, position }: Instruction, rea
       mistakes.add(given.at(start), `"${value}" is not a duration; write it like 30s`)
   }
   if (kind.toUpperCase() === 'NONE' && line === '') {
-    delete reading.ready
+    delete reading.stage.ready
     return
   }
   if (kind.toUpperCase() !== 'CMD' || line === '') {
@@ -23,7 +23,7 @@ export function readHealthcheck({ arguments: given, position }: Instruction, rea
     return
   }
   const words = readJsonForm(line)
-  reading.ready = { command: words ? words.map(quoteForShell).join(' ') : line, timeoutMs: 300_000 }
+  reading.stage.ready = { command: words ? words.map(quoteForShell).join(' ') : line, timeoutMs: 300_000 }
   notes.add(position, 'HEALTHCHECK is asked until it succeeds before the template is saved, and not afterwards')
 }
 

@@ -26,5 +26,5 @@ function readWord(
     reading.mistakes.add(position, `${keyword} lacks ${what}`)
     return undefined
   }
-  return reading.scope.resolve(given.text, given.at, reading.mistakes)
+  return reading.stage.scope.resolve(given.text, given.at, reading.mistakes)
 }

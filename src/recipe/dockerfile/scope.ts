@@ -18,30 +18,56 @@ const automatic: Readonly<Record<string, readonly Part[]>> = {
 /** May be given without being declared, by a custom older than declarations. */
 const undeclared = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY']
 
+interface ScopeState {
+  given: Readonly<Record<string, string>>
+  global: Map<string, readonly Part[]>
+  args: ReadonlyMap<string, readonly Part[]>
+  env: ReadonlyMap<string, readonly Part[]>
+  used: Set<string>
+  begun: boolean
+}
+
 /**
  * Variables while a Dockerfile is read: ARG and ENV, and the rule that ENV wins. What comes from the image itself is not
  * known here; references to it stay in the text, for the node.
  */
 export class Scope {
   readonly #given: Readonly<Record<string, string>>
-  readonly #global = new Map<string, readonly Part[]>()
-  readonly #args = new Map<string, readonly Part[]>()
-  readonly #env = new Map<string, readonly Part[]>()
-  readonly #used = new Set<string>()
-  #begun = false
+  readonly #global: Map<string, readonly Part[]>
+  readonly #args: Map<string, readonly Part[]>
+  readonly #env: Map<string, readonly Part[]>
+  readonly #used: Set<string>
+  readonly #begun: boolean
 
-  constructor(buildArgs: Readonly<Record<string, string>>) {
-    this.#given = buildArgs
-    for (const [name, value] of Object.entries(buildArgs)) {
-      if (!undeclared.includes(name.toUpperCase())) continue
-      this.#args.set(name, [value])
-      this.#used.add(name)
-    }
+  private constructor(parent: Pick<ScopeState, 'given'> & Partial<ScopeState>) {
+    this.#given = parent.given
+    this.#global = parent.global ?? new Map()
+    this.#args = new Map(parent.args)
+    this.#env = new Map(parent.env)
+    this.#used = parent.used ?? new Set()
+    this.#begun = parent.begun ?? false
   }
 
-  /** After FROM, what was declared before it must be declared again to be seen. */
-  begin(): void {
-    this.#begun = true
+  /** Before the first FROM. */
+  static of(buildArgs: Readonly<Record<string, string>>): Scope {
+    return new Scope({ given: buildArgs })
+  }
+
+  /** Of a stage that begins from an image: what was declared before FROM must be declared again to be seen. */
+  forStage(): Scope {
+    const args = new Map<string, readonly Part[]>()
+    for (const [name, value] of Object.entries(this.#given)) {
+      if (!undeclared.includes(name.toUpperCase())) continue
+      args.set(name, [value])
+      this.#used.add(name)
+    }
+    return new Scope({ given: this.#given, global: this.#global, used: this.#used, args, begun: true })
+  }
+
+  /** Of a stage that begins from this one, and sees what it saw. */
+  forChild(): Scope {
+    const [args, env] = [this.#args, this.#env]
+    return new Scope({ given: this.#given, global: this.#global, used: this.#used, args, env, begun: true })
   }
 
   declare(name: string, value: readonly Part[] | undefined): void {
@@ -64,9 +90,9 @@ export class Scope {
   }
 
   /** A word with what is known filled in. A mistake in it is noted, and the word is then empty. */
-  resolve(text: string, position: (offset: number) => Position, mistakes: Mistakes): Part[] {
+  resolve(text: string, position: (offset: number) => Position, mistakes: Mistakes, parse = parseWord): Part[] {
     try {
-      return substitute(parseWord(text), (name) => this.#find(name), { unknown: this.#begun ? 'keep' : 'empty' })
+      return substitute(parse(text), (name) => this.#find(name), { unknown: this.#begun ? 'keep' : 'empty' })
     } catch (error) {
       if (error instanceof WordError) mistakes.add(position(error.offset), error.message)
       else if (error instanceof ExpandError) mistakes.add(position(0), error.message)

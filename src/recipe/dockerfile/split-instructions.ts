@@ -17,6 +17,8 @@ export interface Heredoc {
   word: string
   lines: string[]
   position: Position
+  /** Of the file, counted from 1. */
+  firstLine: number
 }
 
 /**
@@ -106,7 +108,7 @@ function takeHeredocs(instruction: Instruction, lines: readonly string[], from: 
       mistakes.add(position, `the here-document <<${name} has no end; a line with only "${name}" ends it`)
       return lines.length
     }
-    instruction.heredocs.push({ name, word: text, lines: lines.slice(row, end), position })
+    instruction.heredocs.push({ name, word: text, lines: lines.slice(row, end), position, firstLine: row + 1 })
     row = end + 1
   }
   return row
