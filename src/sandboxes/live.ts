@@ -8,7 +8,7 @@ import { deadline } from '../kit/clock.ts'
 import { Fault, sentence } from '../model/fault.ts'
 import { type BuildId, encodeId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
-import type { Vm, WarmVm } from '../vmm/vmm.ts'
+import type { MemoryImage, Vm, WarmVm } from '../vmm/vmm.ts'
 import { memoryFault } from './memory-fault.ts'
 import type { SandboxLink } from './network.ts'
 import type { Parts } from './parts.ts'
@@ -70,14 +70,17 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
   const directory = vmDirectory(parts, place)
   undo.defer(() => clear(parts, place))
   await mkdir(directory, { recursive: true, mode: 0o700 })
-  const [disk, link, memory, devices] = await allDone([
+  const opening = openMemory(parts, place, manifest, options)
+  const [disk, link, memory, devices, early] = await allDone([
     blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal }),
     options.waiting?.link ?? network.open(place, { signal }),
-    openMemory(parts, place, manifest, options),
+    opening,
     manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
+    startEarly(parts, options, directory, opening),
   ])
   try {
-    const live = await start(parts, options, { directory, disk, link, memory, devices })
+    const warm = options.waiting?.vm ?? early
+    const live = await start(parts, options, { directory, disk, link, memory, devices, warm })
     undo.move()
     return live
   } catch (error) {
@@ -94,14 +97,32 @@ interface Opened {
   directory: string
   disk: { socket: string }
   link: SandboxLink
-  memory: Awaited<ReturnType<typeof openMemory>>
+  memory: OpenMemory
   devices: string | undefined
+  warm: WarmVm | undefined
+}
+
+/** A VMM that starts while the network is made, where it need not know it. Whoever clears the place ends it. */
+async function startEarly(
+  parts: Parts,
+  { manifest, waiting, signal }: RaiseOptions,
+  directory: string,
+  opening: Promise<OpenMemory>,
+): Promise<WarmVm | undefined> {
+  if (waiting || !manifest.snapshot) return undefined
+  const { can } = await parts.vmm.facts()
+  if (!can.networkLater) return undefined
+  return parts.vmm.warm({ directory, machine: manifest.machine, memory: imageOf(await opening), signal })
+}
+
+function imageOf({ path, isLazy, over }: OpenMemory): MemoryImage {
+  return { path, isLazy, ...(over === undefined ? {} : { over }) }
 }
 
 async function start(
   parts: Parts,
   options: RaiseOptions,
-  { directory, disk, link, memory, devices }: Opened,
+  { directory, disk, link, memory, devices, warm }: Opened,
 ): Promise<Live> {
   const { place, manifest, signal } = options
   const { blocks } = parts
@@ -110,12 +131,12 @@ async function start(
   if (devices === undefined) {
     vm = await parts.vmm.boot({ ...common, ...parts.boot, memory: { path: memory.path } })
   } else {
-    const { base, path, size, isLazy, over } = memory
+    const { base, path, size, over } = memory
     vm = await parts.vmm.restore({
       ...common,
-      memory: { path, isLazy, ...(over === undefined ? {} : { over }) },
+      memory: imageOf(memory),
       devices,
-      ...(options.waiting ? { warm: options.waiting.vm } : {}),
+      ...(warm ? { warm } : {}),
       ...(base === null || base === manifest.id || over !== undefined
         ? {}
         : {
@@ -160,6 +181,16 @@ async function answered(
 const bootMs = 120_000
 const answerMs = 30_000
 
+interface OpenMemory {
+  path: string
+  size: number
+  /** The build whose image it is; null for memory of its own. */
+  base: BuildId | null
+  isLazy: boolean
+  /** Pages that lie over the image. */
+  over: string | undefined
+}
+
 /**
  * Changed pages over the image that the parent was cloned from, where that is on this machine: so a paused sandbox goes on
  * sharing that with its siblings, and a fork need not wait for an image that nobody else may ever want. Every other build has
@@ -170,7 +201,7 @@ async function openMemory(
   holder: string,
   manifest: Manifest,
   { overParent, signal }: Pick<RaiseOptions, 'overParent' | 'signal'>,
-) {
+): Promise<OpenMemory> {
   const { blocks } = parts
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20

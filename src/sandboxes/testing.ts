@@ -264,7 +264,14 @@ function fakeVmm(machine: FakeMachine, step: Step): Vmm {
       arch: 'amd64',
       accelerator: 'tcg',
       compat: 'fake',
-      can: { saveDevices: true, savesMemory: false, networks: ['none'], liveSnapshot: true, layeredMemory: true },
+      can: {
+        saveDevices: true,
+        savesMemory: false,
+        networks: ['none'],
+        networkLater: true,
+        liveSnapshot: true,
+        layeredMemory: true,
+      },
     }),
     boot: ({ directory }) => step('boot', () => gripOn(begin(directory, ''), step)),
     warm: ({ directory }) =>

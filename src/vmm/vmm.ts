@@ -38,6 +38,8 @@ export interface VmmFacts {
     savesMemory: boolean
     /** Networks that it can be given. */
     networks: readonly NetworkBackend['kind'][]
+    /** A process that waits can be given any network; otherwise only where it was started for. */
+    networkLater: boolean
     /** A snapshot taken while the machine lives on. */
     liveSnapshot: boolean
     /** Memory of two files, one over the other; otherwise changed pages are put in place by `beforeLoad`. */
@@ -77,7 +79,7 @@ export interface MemoryImage {
   path: string
   /** It is fetched as it is touched, so nothing of it should be read ahead. */
   isLazy?: boolean
-  /** A file of pages that lie over the image, with their list at the same path and `.runs`; both are taken from there. */
+  /** A file of pages that lie over the image, with their list at the same path and `.runs`; in the same file system. */
   over?: string
 }
 

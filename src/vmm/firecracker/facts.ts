@@ -68,6 +68,7 @@ async function find(settings: FirecrackerSettings): Promise<VmmFacts> {
       saveDevices: false,
       savesMemory: false,
       networks: (await mayWrite('/dev/net/tun')) ? ['none', 'tap'] : ['none'],
+      networkLater: false,
       liveSnapshot: true,
       layeredMemory: false,
     },
@@ -102,6 +103,13 @@ async function boots({ clock }: FirecrackerSettings, program: string, kernel: st
 }
 
 function unhealthy(reason: string, remedy: string): VmmFacts {
-  const can = { saveDevices: false, savesMemory: false, networks: [], liveSnapshot: false, layeredMemory: false }
+  const can = {
+    saveDevices: false,
+    savesMemory: false,
+    networks: [],
+    networkLater: false,
+    liveSnapshot: false,
+    layeredMemory: false,
+  }
   return { healthy: false, reason, remedy, version: '', arch, accelerator: 'kvm', compat: '', can }
 }

@@ -103,6 +103,7 @@ async function find(settings: QemuSettings): Promise<KnownFacts> {
         saveDevices,
         savesMemory: !saveDevices,
         networks: await networksOf(answers),
+        networkLater: false,
         liveSnapshot: true,
         layeredMemory: settings.layers !== undefined,
       },
@@ -158,7 +159,14 @@ function newest(machines: readonly string[], family: RegExp): string | undefined
 }
 
 function unhealthy(arch: Arch, reason: string, remedy: string): KnownFacts {
-  const can = { saveDevices: false, savesMemory: false, networks: [], liveSnapshot: false, layeredMemory: false }
+  const can = {
+    saveDevices: false,
+    savesMemory: false,
+    networks: [],
+    networkLater: false,
+    liveSnapshot: false,
+    layeredMemory: false,
+  }
   return {
     kind: undefined,
     facts: { healthy: false, reason, remedy, version: '', arch, accelerator: 'tcg', compat: '', can },

@@ -1,5 +1,5 @@
 import { closeSync, openSync } from 'node:fs'
-import { copyFile, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { copyFile, link, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
@@ -46,7 +46,10 @@ class Qemu implements Vmm {
   }
 
   async facts() {
-    return (await this.#facts()).facts
+    const { facts } = await this.#facts()
+    // One that is isolated is handed its network; another has to be started where its tap is.
+    const networkLater = (this.#isolated() !== undefined) === facts.can.networks.includes('tap')
+    return { ...facts, can: { ...facts.can, networkLater } }
   }
 
   async boot(options: BootOptions): Promise<Vm> {
@@ -299,8 +302,13 @@ async function placeLayers(directory: string, { isLazy = false, over }: MemoryIm
   const files = filesOf(directory)
   if (isLazy) await writeFile(files.lazy, '')
   if (over === undefined) return
-  await rename(over, files.over)
-  await rename(`${over}.runs`, files.overRuns)
+  for (const [from, to] of [
+    [over, files.over],
+    [`${over}.runs`, files.overRuns],
+  ] as const) {
+    await rm(to, { force: true })
+    await link(from, to)
+  }
 }
 
 /** A QEMU that was linked to take no library would start on memory without what its machine had changed. */
