@@ -328,6 +328,7 @@ class Engine implements Sandboxes {
     { how, signal }: { how: 'create' | 'fork' | 'resume'; signal: AbortSignal },
   ): Promise<void> {
     const { record } = held
+    using _starting = this.#pool.starting()
     const ahead = how === 'create' ? this.#pool.take(manifest) : undefined
     const live = ahead ?? (await this.#raise(held, manifest, how !== 'create', signal))
     try {
