@@ -28,6 +28,8 @@ export interface LazyMemoriesOptions {
   memories: Memories
   threads: DiskThreads
   clock: Clock
+  /** What a clone reads of its disk is for when it has what it needs of its memory. */
+  prefetchDisk: (build: BuildId, options: { signal: AbortSignal }) => Promise<void>
   /** Whether they are completed in the background. */
   backgroundFill: boolean
 }
@@ -103,7 +105,7 @@ export class LazyMemories {
   }
 
   /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
-  async #fill({ filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
+  async #fill({ build, filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
     const { signal } = this.#end
     const first = prefetch.filter((chunk) => chunk < filler.chunks)
     // While one part of the list is put in place the next is on its way.
@@ -115,6 +117,7 @@ export class LazyMemories {
       placed.catch(() => {})
     }
     await placed
+    await this.#options.prefetchDisk(build, { signal })
     for (let seen = -1, rounds = 0; seen !== filler.asked && rounds < maximumRounds; rounds += 1) {
       seen = filler.asked
       await this.#options.clock.sleep(quietMs, { signal })
