@@ -135,6 +135,8 @@ class Qemu implements Vmm {
         sameShape(given.machine, machine) &&
         (warm.memory === undefined || warm.memory === memory.path) &&
         (warm.memory === undefined || given.isLayered === (memory.over !== undefined)) &&
+        // A QEMU that is given lazy memory late refuses the state of `kvm-tpr-opt`. TODO-robustness: find out why.
+        (warm.memory !== undefined || memory.isLazy !== true) &&
         given.namespace === namespaceOf(network)
       if (fits) return { ...given, warm }
       await warm[Symbol.asyncDispose]()
