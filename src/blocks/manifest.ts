@@ -76,6 +76,11 @@ export const Manifest = z.strictObject({
       channelToken: z.string().max(64),
       /** Chunks of memory in the order in which a fresh clone first touched them; fetched first when they are remote. */
       prefetch: z.array(z.int().nonnegative()).max(2 ** 20),
+      /** Chunks of the disk that it read meanwhile. */
+      prefetchDisk: z
+        .array(z.int().nonnegative())
+        .max(2 ** 20)
+        .optional(),
     })
     .nullable(),
   defaults: Defaults,

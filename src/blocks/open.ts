@@ -100,6 +100,9 @@ export async function openContentStore({
   const slabs = makeSlabs(threads * 3)
   const builders = sideBySide()
 
+  /** Manifests that are being written down; whoever asked for one does not wait for the disk. */
+  let keeping: Promise<unknown> = Promise.resolve()
+  opened.defer(() => keeping.then(() => {}))
   const manifest = async (id: BuildId): Promise<Manifest> => {
     const here =
       (await readManifest(objects, id)) ?? (upstream && (await readManifest(cached, id).catch(() => undefined)))
@@ -107,7 +110,7 @@ export async function openContentStore({
     const found = upstream && (await readManifest(upstream.objects, id))
     if (!found) throw noSuchBuild(id, upstream ? `${directory} or ${upstream.objects.url}` : directory)
     const body = Buffer.from(JSON.stringify(found))
-    await cached.put(`builds/${id}.json`, body, { size: body.length }).catch(() => {})
+    keeping = Promise.all([keeping, cached.put(`builds/${id}.json`, body, { size: body.length }).catch(() => {})])
     return found
   }
 

@@ -20,11 +20,17 @@ export interface PrefetchOptions {
   signal: AbortSignal
 }
 
+/** Chunks of memory and of the disk. */
+export interface Prefetch {
+  prefetch: number[]
+  prefetchDisk: number[]
+}
+
 /**
- * Which chunks of its memory a clone touches on the way to its first answer, found by starting one and looking: what to
- * fetch first when a build lies far away.
+ * Which chunks of its memory and its disk a clone touches on the way to its first answer, found by starting one and
+ * looking: what to fetch first when a build lies far away.
  */
-export async function recordPrefetch(parts: BuildParts, options: PrefetchOptions): Promise<number[]> {
+export async function recordPrefetch(parts: BuildParts, options: PrefetchOptions): Promise<Prefetch> {
   const { blocks, vmm } = parts
   const { build, token, machine, command, surroundings, name, signal } = options
   const late = () => ({ signal: AbortSignal.timeout(30_000) })
@@ -58,5 +64,6 @@ export async function recordPrefetch(parts: BuildParts, options: PrefetchOptions
   })
   await vm.stop()
   const { chunks } = await blocks.ask('touched', { pid: vm.pid, path: memory.path, size: memory.size }, { signal })
-  return chunks
+  const read = await blocks.ask('touchedDisk', { name }, { signal })
+  return { prefetch: chunks, prefetchDisk: read.chunks }
 }

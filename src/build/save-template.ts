@@ -9,7 +9,7 @@ import type { Recipe } from '../recipe/recipe.ts'
 import type { Base } from './begin-from.ts'
 import type { BuildScope } from './build-template.ts'
 import { type BuildMachine, identify, startMachine } from './machine.ts'
-import { recordPrefetch } from './record-prefetch.ts'
+import { type Prefetch, recordPrefetch } from './record-prefetch.ts'
 import { waitUntilReady } from './wait-until-ready.ts'
 
 export interface SaveOptions extends BuildScope {
@@ -96,7 +96,7 @@ async function store(options: SaveOptions, guest: BuildMachine): Promise<Manifes
   const still = { ...options, guest, devices, epoch, agentVersion, token }
   const trial = BuildId.parse(encodeId(parts.random.bytes(10)))
   const trialName = `layer/trial-${build}`
-  const first = await storeStill({ ...still, id: trial, reason: 'layer', reference: trialName, prefetch: [] })
+  const first = await storeStill({ ...still, id: trial, reason: 'layer', reference: trialName, prefetch: nothing })
   const prefetch = await tryOut(options, { trial, token }).finally(() =>
     blocks.ask('deleteReference', { name: trialName }, { signal: AbortSignal.timeout(30_000) }).catch(() => {}),
   )
@@ -124,7 +124,7 @@ const trialMs = 120_000
 async function tryOut(
   { parts, build, machine, recipe, defaults, report, signal }: SaveOptions,
   { trial, token }: { trial: BuildId; token: string },
-): Promise<number[]> {
+): Promise<Prefetch> {
   report('save', 'trying a sandbox of it')
   using limit = deadline(parts.clock, trialMs, signal)
   try {
@@ -139,6 +139,8 @@ async function tryOut(
   }
 }
 
+const nothing: Prefetch = { prefetch: [], prefetchDisk: [] }
+
 interface Still extends SaveOptions {
   guest: BuildMachine
   devices: string
@@ -148,7 +150,7 @@ interface Still extends SaveOptions {
   id: BuildId
   reason: 'layer' | 'template'
   reference: string
-  prefetch: number[]
+  prefetch: Prefetch
 }
 
 /** Stores the machine as it stands still. Fails without a name or with nothing. */
@@ -167,7 +169,7 @@ async function storeStill(options: Still): Promise<{ addedBytes: number }> {
       {
         ...{ build: id, reason, parent: layer, createdAt: clock.now(), machine, defaults, reference },
         disk: { name: guest.disk, epoch },
-        snapshot: { capture, devices, compat, guestAgent: agentVersion, channelToken: token, prefetch },
+        snapshot: { capture, devices, compat, guestAgent: agentVersion, channelToken: token, ...prefetch },
       },
       { signal },
     )

@@ -330,6 +330,7 @@ class Engine implements Sandboxes {
     { how, signal }: { how: 'create' | 'fork' | 'resume'; signal: AbortSignal },
   ): Promise<void> {
     const { record } = held
+    using _starting = this.#pool.starting()
     const ahead = how === 'create' ? this.#pool.take(manifest) : undefined
     if (ahead) this.#starts.running += 1
     const live = ahead ?? (await this.#raise(held, manifest, how !== 'create', signal))

@@ -11,8 +11,9 @@ import type { Parts } from './parts.ts'
 const popularMs = 10 * 60_000
 /** What was asked for within this time is expected to be asked for again. */
 const recentMs = 10_000
-/** Nothing is made ahead until nobody has asked for this long. */
+/** Nothing is made ahead until nobody has asked for this long, or for as long as the last start took, up to the second. */
 const settleMs = 200
+const mostSettleMs = 2000
 /** Below this nothing is made ahead. */
 const spareBytes = 2 * 2 ** 30
 
@@ -28,6 +29,8 @@ export class Pool {
   readonly #builds = new Map<string, Popular>()
   readonly #waiting = new Map<string, { machine: MachineShape; ready: Waiting[]; askedAt: number }>()
   readonly #closing = new AbortController()
+  #starting = 0
+  #settleMs = settleMs
   #filling: Promise<void> | undefined
   #again = false
 
@@ -68,6 +71,21 @@ export class Pool {
     return waiting
   }
 
+  /** To be held by whoever starts a sandbox, until its guest knows who it is. */
+  starting(): Disposable {
+    const { clock } = this.#parts
+    const begun = clock.monotonic()
+    this.#starting += 1
+    return {
+      [Symbol.dispose]: () => {
+        this.#starting -= 1
+        // What was slow to start is slow at its first command as well.
+        this.#settleMs = Math.max(settleMs, Math.min(mostSettleMs, clock.monotonic() - begun))
+        this.#again = true
+      },
+    }
+  }
+
   async close(): Promise<void> {
     this.#closing.abort(new Error('the agent is shutting down'))
     await this.#filling?.catch(() => {})
@@ -92,9 +110,9 @@ export class Pool {
       try {
         while (this.#again && !this.#closing.signal.aborted) {
           // Whoever was just given one is to have the processors for their first command.
-          while (this.#again && !this.#closing.signal.aborted) {
+          while ((this.#again || this.#isBusy) && !this.#closing.signal.aborted) {
             this.#again = false
-            await this.#parts.clock.sleep(settleMs, { signal: this.#closing.signal })
+            await this.#parts.clock.sleep(this.#settleMs, { signal: this.#closing.signal })
           }
           await this.#pass()
         }
@@ -136,6 +154,11 @@ export class Pool {
         else await this.#end(live)
       }
     }
+  }
+
+  /** Half of what may start at once does. */
+  get #isBusy(): boolean {
+    return this.#starting > 0 && this.#starting * 2 >= this.#parts.starts
   }
 
   /** Only while nobody waits to start, and there is memory to spare. */

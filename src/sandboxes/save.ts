@@ -66,6 +66,7 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
           guestAgent: live.channel.agentVersion,
           channelToken: token,
           prefetch: live.manifest.snapshot?.prefetch ?? [],
+          prefetchDisk: live.manifest.snapshot?.prefetchDisk ?? [],
         },
         reference: options.reference,
       },

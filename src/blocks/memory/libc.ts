@@ -11,6 +11,8 @@ export interface Libc {
   nextData(fd: number, offset: number): { start: number; end: number } | undefined
   /** Lets so many bytes wait in a socket for its reader, or as many as this process may. */
   growSendBuffer(fd: number, bytes: number): void
+  /** Bytes of a file go to a socket without being copied; how many it took, or -1. */
+  sendFile(socket: number, fd: number, offset: number, length: number): number
   /** Gives the range's bytes back to the file system; it reads as zeros. */
   punch(fd: number, offset: number, length: number): boolean
   /**
@@ -62,10 +64,13 @@ function load(): Libc | undefined {
       process_vm_readv: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
       process_vm_writev: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
       setsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'uint32'], return: 'int32' },
+      sendfile64: { arguments: ['int32', 'int32', 'buffer', 'uint64'], return: 'int64' },
       fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
     })
     const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
     const local = new BigUint64Array(2)
+    const position = new BigInt64Array(1)
+    const positionBytes = Buffer.from(position.buffer)
     const remote = new BigUint64Array(maximumRanges * 2)
     const [localBytes, remoteBytes] = [Buffer.from(local.buffer), Buffer.from(remote.buffer)]
     return {
@@ -102,6 +107,10 @@ function load(): Libc | undefined {
         value.writeInt32LE(bytes)
         for (const option of [sendBufferForce, sendBuffer])
           if (c.setsockopt(fd, solSocket, option, value, 4) === 0) return
+      },
+      sendFile(socket, fd, offset, length) {
+        position[0] = BigInt(offset)
+        return Number(c.sendfile64(socket, fd, positionBytes, BigInt(length)))
       },
       punch: (fd, offset, length) => c.fallocate64(fd, keepSize | punchHole, BigInt(offset), BigInt(length)) === 0,
     }

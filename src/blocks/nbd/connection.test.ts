@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { createConnection, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { temporaryDirectory } from '../testing.ts'
 import { NbdConnection } from './connection.ts'
@@ -145,6 +149,55 @@ test('a failing disk and a full one are told apart', async () => {
     assert.equal(reply.readUInt32BE(4), expected)
     assert.equal(reply.readBigUInt64BE(8), 7n)
   }
+})
+
+test('long reads of a file are whole for a client that takes its time, in the order in which they were asked for', async () => {
+  await using scratch = await temporaryDirectory()
+  const bytes = randomBytes(size)
+  writeFileSync(join(scratch.path, 'file'), bytes)
+  await using file = await open(join(scratch.path, 'file'))
+  const target = memoryExport()
+  bytes.copy(target.bytes)
+  target.placeOf = (offset) => ({ fd: file.fd, at: offset })
+  await using server = await serve(target)
+  const socket = await server.connect()
+  const asked = Array.from({ length: 40 }, (_, index) => {
+    const length = index % 3 === 0 ? 4096 : 300_000 + index
+    return { flags: 0, command: commands.read, handle: BigInt(index), offset: index * 10_000, length }
+  })
+  socket.write(Buffer.concat([clientFlags, option(options.exportName), ...asked.map(encodeRequest)]))
+  await sleep(50)
+  const total = asked.reduce((sum, { length }) => sum + 16 + length, greetingBytes)
+  const all = await readBytes(socket, total)
+  let at = greetingBytes
+  for (const { handle, offset, length } of asked) {
+    assert.equal(all.readBigUInt64BE(at + 8), handle)
+    assert.ok(all.subarray(at + 16, at + 16 + length).equals(bytes.subarray(offset, offset + length)))
+    at += 16 + length
+  }
+})
+
+test('a file that cannot be read in the middle of an answer ends the connection, and is an error from then on', async () => {
+  const target = memoryExport()
+  const failing = { ...target, placeOf: () => ({ fd: -1, at: 0 }) }
+  failing.read = (offset, into) => {
+    if (offset + into.length > 100_000) throw errorWithCode('EIO', 'as told')
+    target.read(offset, into)
+  }
+  await using server = await serve(failing)
+  const ask = Buffer.concat([
+    clientFlags,
+    option(options.exportName),
+    encodeRequest({ flags: 0, command: commands.read, handle: 7n, offset: 0, length: 200_000 }),
+  ])
+  const first = await server.connect()
+  first.write(ask)
+  const broken = await readBytes(first, Number.POSITIVE_INFINITY)
+  assert.ok(broken.length < greetingBytes + 16 + 200_000)
+  const second = await server.connect()
+  second.write(ask)
+  const reply = (await readBytes(second, greetingBytes + 16)).subarray(greetingBytes)
+  assert.equal(reply.readUInt32BE(4), errors.io)
 })
 
 async function readBytes(socket: Socket, count: number): Promise<Buffer> {

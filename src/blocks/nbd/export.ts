@@ -7,6 +7,8 @@ export interface NbdExport {
   readonly readOnly: boolean
   /** Bytes to wait for before the range can be read, or be written where blocks are written in part. */
   prepare(offset: number, length: number, why: 'read' | 'write'): Promise<void> | undefined
+  /** Where the range lies, when it is in one file as it is; undefined for others. */
+  placeOf?(offset: number, length: number): { fd: number; at: number } | undefined
   /** Fills `into` with the bytes from `offset` on. */
   read(offset: number, into: Buffer): void
   /** `pieces` follow one another. */

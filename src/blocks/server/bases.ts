@@ -43,6 +43,8 @@ interface Held extends Omit<OpenBase, 'release'> {
   users: number
   path: string
   packs: readonly string[]
+  /** Chunks that a clone is known to read first. */
+  prefetch: readonly number[]
 }
 
 /**
@@ -90,11 +92,17 @@ export class Bases {
     return (await this.#held.get(key as BuildId))?.filler
   }
 
+  /** Brings near what a clone is known to read first, if the build's disk is open. */
+  async prefetch(build: BuildId, options: { signal: AbortSignal }): Promise<void> {
+    const held = await this.#held.get(build)
+    await held?.reader.prefetch(held.prefetch, options)
+  }
+
   async #open(build: BuildId): Promise<Held> {
     const { directory, content } = this.#options
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const manifest = await content.manifest(build)
-    const { disk, packs } = manifest
+    const { disk, packs, snapshot } = manifest
     const reader = await content.open(disk, { packs })
     const path = join(directory, build)
     const bits = new Uint8Array(new SharedArrayBuffer(Math.ceil(disk.size / disk.chunkBytes / 8) + 1))
@@ -104,7 +112,8 @@ export class Bases {
     ftruncateSync(fd, disk.size)
     rmSync(bitsPath(path), { force: true }) // written again when all is on the disk
     const image = { fd, size: disk.size, chunkBytes: disk.chunkBytes, bits }
-    return { key: build, image, disk, reader, filler: new ImageFiller(image, reader), users: 0, path, packs }
+    const filler = new ImageFiller(image, reader)
+    return { key: build, image, disk, reader, filler, prefetch: snapshot?.prefetchDisk ?? [], users: 0, path, packs }
   }
 
   async #close(held: Held): Promise<void> {

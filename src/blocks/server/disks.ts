@@ -7,6 +7,7 @@ import { Fault } from '../../model/fault.ts'
 import { BuildId } from '../../model/ids.ts'
 import type { Bases, OpenBase } from './bases.ts'
 import type { DiskThreads } from './disk-threads.ts'
+import { hasBit } from './local-image.ts'
 import { blockCount, dataPath, journalPath, type OverlayView, replay } from './overlay-view.ts'
 import type { AnswerOf, RequestOf } from './protocol.ts'
 
@@ -65,6 +66,14 @@ export class Disks {
     const epoch = await this.#options.threads.call<number>(name, { kind: 'cut', name })
     disk.epoch = epoch + 1
     return epoch
+  }
+
+  /** Chunks of its base that were read since that was opened, here or by others. */
+  async touched(name: string): Promise<number[]> {
+    const { base } = await this.#find(name)
+    if (base === undefined) return []
+    const chunks = Array.from({ length: base.filler.chunks }, (_, number) => number)
+    return chunks.filter((number) => hasBit(base.image.bits, number) && !base.reader.isZero(number))
   }
 
   async close(name: string): Promise<void> {

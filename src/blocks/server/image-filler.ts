@@ -49,16 +49,25 @@ export class ImageFiller {
   }
 
   async fill(first: number, last: number, options?: { signal?: AbortSignal }): Promise<void> {
-    const end = Math.min(last + 1, this.chunks)
-    let next = first
+    const count = Math.min(last + 1, this.chunks) - first
+    await this.#fillAll(count, (index) => first + index, options)
+  }
+
+  /** Chunks from anywhere, in this order. */
+  async fillList(chunks: readonly number[], options?: { signal?: AbortSignal }): Promise<void> {
+    await this.#fillAll(chunks.length, (index) => chunks[index] as number, options)
+  }
+
+  async #fillAll(count: number, chunkAt: (index: number) => number, options?: { signal?: AbortSignal }): Promise<void> {
+    let next = 0
     const take = async () => {
-      while (next < end) {
+      while (next < count) {
         options?.signal?.throwIfAborted()
         if (this.#isClosed) throw new Fault('unavailable', 'the image was closed while it was read')
-        await this.#one(next++)
+        await this.#one(chunkAt(next++))
       }
     }
-    await Promise.all(Array.from({ length: Math.min(parallel, end - first) }, take))
+    await Promise.all(Array.from({ length: Math.min(parallel, count) }, take))
   }
 
   /** Nothing is written any more when it resolves. */

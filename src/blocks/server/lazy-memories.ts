@@ -11,6 +11,8 @@ import type { HeldMemory, Memories } from './memories.ts'
 /** How long nobody may have waited before the rest is fetched, and how often that is waited for. */
 const quietMs = 500
 const maximumRounds = 60
+/** Chunks of a prefetch list that are asked for at once. */
+const prefetchTogether = 256
 
 /** Who has it, kept for the next block server: the mount outlives this one. */
 const LazyNote = z.strictObject({ holders: z.array(z.string().max(64)) })
@@ -26,6 +28,8 @@ export interface LazyMemoriesOptions {
   memories: Memories
   threads: DiskThreads
   clock: Clock
+  /** What a clone reads of its disk is for when it has what it needs of its memory. */
+  prefetchDisk: (build: BuildId, options: { signal: AbortSignal }) => Promise<void>
   /** Whether they are completed in the background. */
   backgroundFill: boolean
 }
@@ -101,14 +105,19 @@ export class LazyMemories {
   }
 
   /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
-  async #fill({ filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
+  async #fill({ build, filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
     const { signal } = this.#end
     const first = prefetch.filter((chunk) => chunk < filler.chunks)
-    await reader.prefetch(first, { signal })
-    for (const chunk of first) {
-      signal.throwIfAborted()
-      await filler.fill(chunk, chunk)
+    // While one part of the list is put in place the next is on its way.
+    let placed = Promise.resolve()
+    for (let at = 0; at < first.length; at += prefetchTogether) {
+      const part = first.slice(at, at + prefetchTogether)
+      await reader.prefetch(part, { signal })
+      placed = placed.then(() => filler.fillList(part, { signal }))
+      placed.catch(() => {})
     }
+    await placed
+    await this.#options.prefetchDisk(build, { signal })
     for (let seen = -1, rounds = 0; seen !== filler.asked && rounds < maximumRounds; rounds += 1) {
       seen = filler.asked
       await this.#options.clock.sleep(quietMs, { signal })

@@ -49,6 +49,18 @@ export function readView({ size, where, files, base }: OverlayView, offset: numb
   if (end < offset + into.length) into.fill(0, Math.max(0, end - offset))
 }
 
+/** The file that has all of the range, and where; undefined when it is made of more than that. */
+export function placeInView(
+  { where, files, base }: OverlayView,
+  offset: number,
+  length: number,
+): { fd: number; at: number } | undefined {
+  const { mark, end } = runAt(where, offset, offset + length)
+  if (end < offset + length || mark === zeros) return undefined
+  if (mark !== fromBase) return { fd: files[mark - 1] as number, at: offset }
+  return base && end <= base.size ? { fd: base.fd, at: offset } : undefined
+}
+
 /** Of chunks that are here; zeros beyond the end. */
 export function readBase(base: LocalImage | undefined, offset: number, into: Buffer): void {
   const inside = base === undefined ? 0 : Math.max(0, Math.min(into.length, base.size - offset))

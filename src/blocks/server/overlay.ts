@@ -14,6 +14,7 @@ import {
   markOf,
   maximumEpoch,
   type OverlayView,
+  placeInView,
   readView,
   runAt,
   zeros,
@@ -86,6 +87,10 @@ export class Overlay implements NbdExport {
       return fetchMissing(this.#view, block, Math.min(block + blockBytes, this.size))
     })
     return waits.some((wait) => wait !== undefined) ? Promise.all(waits).then(() => {}) : undefined
+  }
+
+  placeOf(offset: number, length: number): { fd: number; at: number } | undefined {
+    return placeInView(this.#view, offset, length)
   }
 
   read(offset: number, into: Buffer): void {

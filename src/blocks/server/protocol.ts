@@ -100,6 +100,10 @@ export const requests = {
           .array(z.int().nonnegative())
           .max(2 ** 20)
           .optional(),
+        prefetchDisk: z
+          .array(z.int().nonnegative())
+          .max(2 ** 20)
+          .optional(),
       })
       .nullable(),
     reference: z.string().max(200),
@@ -108,6 +112,8 @@ export const requests = {
   dropCapture: z.strictObject({ capture: Name }),
   /** Chunks of the memory image that the process touched so far: what to prefetch for the next of its kind. */
   touched: z.strictObject({ pid: z.int().positive(), path: Path, size: z.int() }),
+  /** Chunks of the build's disk that this disk, or another one of the same build, has read since the build was opened. */
+  touchedDisk: z.strictObject({ name: Name }),
   /** Writes a build's device state to a file. */
   devices: z.strictObject({ build: BuildId, path: Path }),
   manifest: z.strictObject({ build: BuildId }),
@@ -165,6 +171,7 @@ export const answers = {
   store: z.strictObject({ build: BuildId, addedBytes: z.int(), disk: Image }),
   dropCapture: z.strictObject({}),
   touched: z.strictObject({ chunks: z.array(z.int().nonnegative()) }),
+  touchedDisk: z.strictObject({ chunks: z.array(z.int().nonnegative()) }),
   devices: z.strictObject({ bytes: z.int() }),
   manifest: z.strictObject({ manifest: Manifest }),
   importDisk: z.strictObject({ manifest: Manifest }),

@@ -46,6 +46,19 @@ test('a disk of a build reads as the build, and takes what is written', { skip }
   assert.deepEqual((await server.ask('list', {})).disks, [])
 })
 
+test('what was read of a build is known, and not more than that', { skip }, async () => {
+  await using server = await openTestServer()
+  const build = testBuildId('template')
+  await storeBuild(server.content, build, fresh(seededRandom('disk'), 1 << 20), { chunkBytes: diskChunkBytes })
+  const { socket } = await server.ask('openDisk', { name: 'a', from: { build } })
+  assert.deepEqual((await server.ask('touchedDisk', { name: 'a' })).chunks, [])
+  await qemuIo(socket, 'read 600000 512', 'write -P 7 0 65536')
+  const { chunks } = await server.ask('touchedDisk', { name: 'a' })
+  assert.deepEqual(chunks, [8, 9], 'the piece around it')
+  await server.ask('openDisk', { name: 'empty', from: { size: 1 << 20 } })
+  assert.deepEqual((await server.ask('touchedDisk', { name: 'empty' })).chunks, [])
+})
+
 test('a disk that cannot be served does not keep the others from it', { skip }, async () => {
   await using server = await openTestServer()
   const build = testBuildId('lost')

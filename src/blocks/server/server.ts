@@ -100,6 +100,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     memories,
     threads,
     clock,
+    prefetchDisk: (build, { signal }) => bases.prefetch(build, { signal }),
     backgroundFill: options.backgroundFill ?? true,
   })
   opened.use(lazy)
@@ -225,6 +226,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       const request = { kind: 'touched', pid, path, names: undefined, size, chunkBytes: memoryChunkBytes } as const
       return { chunks: await copier.call<number[]>(request) }
     },
+    touchedDisk: async ({ name }) => ({ chunks: await disks.touched(name) }),
     async devices({ build, path }) {
       const { snapshot, packs } = await content.manifest(build)
       if (snapshot === null) throw new Fault('invalid', `build ${build} is of a disk only: it has no device state`)

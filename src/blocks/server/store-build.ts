@@ -46,6 +46,7 @@ export async function storeBuild(parts: StoreParts, request: Request): Promise<A
     guestAgent: snapshot.guestAgent,
     channelToken: snapshot.channelToken,
     prefetch: snapshot.prefetch ?? [],
+    ...(snapshot.prefetchDisk ? { prefetchDisk: snapshot.prefetchDisk } : {}),
   }
   const { createdAt, reason, parent, machine, defaults } = request
   const made = await writer.publish(

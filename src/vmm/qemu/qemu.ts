@@ -148,6 +148,9 @@ class Qemu implements Vmm {
         sameShape(given.machine, machine) &&
         (warm.memory === undefined || warm.memory === memory.path) &&
         (warm.memory === undefined || given.isLayered === (memory.over !== undefined)) &&
+        // A QEMU that waits without memory and is then given lazy memory refuses the state of its `kvm-tpr-opt`: seen each
+        // time, and not understood. With memory that is all here it takes it.
+        (warm.memory !== undefined || memory.isLazy !== true) &&
         given.stack === this.#stackOf(given.process, network)
       if (fits) return { ...given, warm }
       await warm[Symbol.asyncDispose]()
