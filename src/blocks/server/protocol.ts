@@ -11,6 +11,9 @@ import { Defaults, Image, Manifest } from '../manifest.ts'
  * either side and then finds what the first one did.
  */
 
+/** One more whenever requests, answers, or what lies on disk and in sockets is not what it was. */
+export const blockServerVersion = 2
+
 const Name = z.string().regex(/^[0-9a-z-]{1,64}$/)
 const Path = z.string().max(4096)
 const Condemned = z.strictObject({ builds: z.array(BuildId), packs: z.array(z.string()), bytes: z.number() })
@@ -218,6 +221,7 @@ export const answers = {
       lazy: z.enum(['fuse', 'none']),
     }),
     pid: z.int(),
+    version: z.int(),
   }),
   usage: z.strictObject({
     /** On disk, of whole packs and of those parts that were fetched of others. */

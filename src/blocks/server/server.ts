@@ -20,7 +20,7 @@ import { importDisk } from './import-disk.ts'
 import { buildOfKey, LazyMemories } from './lazy-memories.ts'
 import { buildMemoryName, Memories, memoryMethod } from './memories.ts'
 import type { MemoryRequest } from './memory-worker.ts'
-import type { AnswerOf } from './protocol.ts'
+import { type AnswerOf, blockServerVersion } from './protocol.ts'
 import { type Handlers, serveRequests } from './serve.ts'
 import { storeBuild } from './store-build.ts'
 import type { Uploads } from './uploads.ts'
@@ -273,6 +273,7 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
           lazy: lazy.isPossible ? 'fuse' : 'none',
         },
         pid: process.pid,
+        version: blockServerVersion,
       }
     },
     async usage() {

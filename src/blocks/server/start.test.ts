@@ -48,6 +48,17 @@ test('whoever comes second finds the server that runs, and only its owner may as
   await stop(second)
 })
 
+test('whoever comes while the server ends starts the next', async () => {
+  await using scratch = await temporaryDirectory()
+  const first = await start(scratch.path)
+  const { pid } = await first.ask('list', {}, { signal })
+  await first.ask('stop', {}, { signal })
+  await first.gone
+  const second = await start(scratch.path)
+  assert.notEqual((await second.ask('list', {}, { signal })).pid, pid)
+  await stop(second)
+})
+
 test('many who come at once start one server', async () => {
   await using scratch = await temporaryDirectory()
   const servers = await Promise.all([1, 2, 3].map(() => start(scratch.path)))

@@ -36,7 +36,7 @@ export async function startBlockServer(options: StartBlockServerOptions): Promis
   if (running) return running
   signal.throwIfAborted()
   await mkdir(directory, { recursive: true, mode: 0o700 })
-  const child = spawnServer(options, socket)
+  let child = spawnServer(options, socket)
   for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += pollMs) {
     const server = await connectBlockServer({ socket, signal }).catch(() => undefined)
     if (server) return server
@@ -45,6 +45,8 @@ export async function startBlockServer(options: StartBlockServerOptions): Promis
       const words = await readFile(logPath(directory), 'utf8').catch(() => '')
       throw new Fault('unavailable', `the block server did not start: ${words.trim().split('\n').at(-1) ?? ''}`)
     }
+    // The other may have been about to end.
+    if (code === exitCodeOfSecond) child = spawnServer(options, socket)
     await clock.sleep(pollMs, { signal })
   }
   throw new Fault('unavailable', `the block server did not answer at ${socket} within ${patienceMs / 1000} s`)

@@ -1,5 +1,4 @@
-import { existsSync } from 'node:fs'
-import type { BlockServer } from '../../blocks/server/protocol.ts'
+import { type BlockServer, blockServerVersion } from '../../blocks/server/protocol.ts'
 import { startBlockServer } from '../../blocks/server/start.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
@@ -69,14 +68,19 @@ export async function keepBlockServer(options: {
 const retryMs = 1000
 const mostAttempts = 5
 
-/** One that runs with another store behind it makes room for one that has this; what is open goes on. */
+/** One of another version, or with another store behind it, makes room for one that fits; what is open goes on. */
 async function startWith(options: Parameters<typeof keepBlockServer>[0]): Promise<BlockServer> {
-  const { clock, signal, upstream = null } = options
+  const { signal, upstream = null } = options
   const server = await startBlockServer(options)
-  const { pid, ...found } = await server.ask('list', {}, { signal })
-  if (found.upstream === upstream) return server
-  await server.ask('stop', {}, { signal })
-  await server[Symbol.asyncDispose]()
-  while (existsSync(`/proc/${pid}`)) await clock.sleep(10, { signal })
+  const found = await server.ask('list', {}, { signal }).catch((error: unknown) => {
+    signal.throwIfAborted()
+    // Not what this version would answer.
+    if (Fault.from(error).code === 'unavailable') throw error
+    return undefined
+  })
+  if (found?.version === blockServerVersion && found.upstream === upstream) return server
+  // Whether or not it can say so before it goes.
+  await server.ask('stop', {}, { signal }).catch(() => signal.throwIfAborted())
+  await server.gone
   return startBlockServer(options)
 }
