@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import type { Sandbox } from '../../src/client/sandbox.ts'
+import { assertNothingMore, namespacesOf, placesOf, processesOf, tracesOf } from '../fixtures/left.ts'
 import { lackingSandboxes, SandboxWorld } from '../fixtures/sandboxes.ts'
 
 const skip = (await lackingSandboxes()) ?? false
@@ -221,20 +222,35 @@ test(`what cannot be is said in a sentence, and nothing half-made is listed${why
   )
 })
 
-test(`after many are created and killed, no process, namespace, socket or file of them is left${why}`, {
+test(`after many are created and killed, no process, namespace, socket, memory, chunk or file of them is left${why}`, {
   skip,
 }, async () => {
   const rounds = Number(process.env['TUTTI_LEAK_ROUNDS'] ?? 40)
+  const places = new Set<string>()
+  // With one gone through all of it, so that what is made once and kept is there already.
+  await (await world.create())[Symbol.asyncDispose]()
+  const traces = () => tracesOf(world.directory, world.blockServer())
+  const before = { ...(await traces()), files: [], mounts: [], sockets: [], open: [] }
   for (let round = 0; round < rounds; round += 2) {
     const pair = await Promise.all([world.create(), world.create()])
-    if (round % 10 === 0) await out(pair[0], 'echo hi')
+    if (round % 10 === 0) {
+      await out(pair[0], 'echo hi')
+      for (const place of placesOf(world.directory)) places.add(place)
+    }
     await Promise.all(pair.map((sandbox) => sandbox.kill()))
   }
   assert.deepEqual(await world.tutti.sandboxes.list(), [])
   // What is left belongs to the pool, which goes with the agent.
+  for (const place of placesOf(world.directory)) places.add(place)
   await world.cluster.kill(world.agent, 'SIGTERM')
-  assert.deepEqual(world.vms(), [])
-  assert.deepEqual(world.left(), [])
+  assert.ok(places.size > 0)
+  assert.deepEqual(namespacesOf(places), [])
+  await assertNothingMore((what, holds) => world.cluster.until(what, holds), traces, before)
+  const ours = [world.blockServer(), world.server.pid]
+  assert.deepEqual(
+    processesOf(world.cluster.directory).filter(({ pid }) => !ours.includes(pid)),
+    [],
+  )
   world.agent = await world.cluster.startAgent('n1', { env: { TUTTI_EMULATE: '1' } })
 })
 
