@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import type { Sandbox } from '../../src/client/sandbox.ts'
+import type { BuildId } from '../../src/model/ids.ts'
 import { assertNothingMore, namespacesOf, placesOf, processesOf, tracesOf } from '../fixtures/left.ts'
+import { PausedDisks } from '../fixtures/paused-disk.ts'
 import { lackingSandboxes, SandboxWorld } from '../fixtures/sandboxes.ts'
 
 const skip = (await lackingSandboxes()) ?? false
@@ -82,7 +84,8 @@ n = db.execute('select coalesce(max(n), 0) from t').fetchone()[0]
 while True:
     n += 1
     db.execute('insert into t values (?, ?)', (n, 'x' * 500))
-    with open('/dev/shm/kept', 'w') as f: f.write(str(n))
+    with open('/dev/shm/kept.new', 'w') as f: f.write(str(n))
+    os.replace('/dev/shm/kept.new', '/dev/shm/kept')
 `
 const check = `
 import sqlite3
@@ -102,10 +105,14 @@ test(`a sandbox paused and resumed twenty times under a writing database is whol
   const running = await sandbox.start(['python3', '/root/writer.py'], { detached: true })
   running.exited.catch(() => {})
   await world.cluster.until('it writes', async () => (await sandbox.exec('cat /dev/shm/kept')).code === 0)
+  await using disks = await PausedDisks.open(`${world.directory}/blocks/content`)
   let before = 0
   for (let round = 1; round <= 20; round++) {
     await sandbox.pause()
     assert.equal(sandbox.info.phase, 'paused')
+    const build = sandbox.info.pausedBuild as BuildId
+    const stored = await disks.check(build, '/root/data.db')
+    assert.ok(stored >= before, `round ${round}: the disk has ${stored} rows, and ${before} were kept before`)
     await sandbox.resume()
     const said = await out(sandbox, ['python3', '/root/check.py'])
     assert.match(said, /^ok /, `round ${round}: ${said}`)
