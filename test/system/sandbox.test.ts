@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { Sandbox } from '../../src/client/sandbox.ts'
+import { Fault } from '../../src/model/fault.ts'
 import type { BuildId } from '../../src/model/ids.ts'
 import { assertNothingMore, namespacesOf, placesOf, processesOf, tracesOf } from '../fixtures/left.ts'
 import { PausedDisks } from '../fixtures/paused-disk.ts'
@@ -227,6 +230,40 @@ test(`what cannot be is said in a sentence, and nothing half-made is listed${why
     (await world.tutti.templates.list()).map(({ name }) => name),
     ['base'],
   )
+})
+
+test(`far more creates at once than there is memory for: what fits is made, all others are told what they lack${why}`, {
+  skip,
+}, async () => {
+  const creates = Number(process.env['TUTTI_CREATES'] ?? 500)
+  const { client } = world.tutti
+  const [node] = (await client.listNodes()).nodes
+  // A job holds all memory but what six clones are reserved, 64 MiB each.
+  const heldMiB = Math.floor((node?.facts?.memory ?? 0) / 2 ** 20) - 6 * 64
+  const file = join(world.cluster.directory, 'hold.yaml')
+  const task = `driver: process, command: [sleep, "100000"], resources: { memory: ${heldMiB}MiB }`
+  await writeFile(file, `name: hold\ntasks: { hold: { ${task} } }\n`)
+  const held = await world.cluster.tutti('run', file)
+  assert.equal(held.code, 0, held.stderr)
+  try {
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: creates }, () => client.createSandbox({ body: { template: 'base', timeoutMs: null } })),
+    )
+    const made = outcomes.flatMap((one) => (one.status === 'fulfilled' ? [one.value.sandbox.id] : []))
+    const told = outcomes.flatMap((one) => (one.status === 'rejected' ? [Fault.from(one.reason)] : []))
+    assert.ok(made.length > 0 && made.length <= 6, `${made.length} were made`)
+    for (const { code, message } of told) {
+      assert.equal(code, 'exhausted', message)
+      assert.match(message, /^no node can take a sandbox of "base": [^\n]*memory[^\n]*$|^[^\n]*try again[^\n]*$/)
+    }
+    const listed = (await world.tutti.sandboxes.list()).map(({ id }) => id)
+    assert.deepEqual(listed.sort(), [...made].sort())
+    for (const id of made) await client.killSandbox({ sandbox: id })
+  } finally {
+    assert.equal((await world.cluster.tutti('stop', 'hold')).code, 0)
+  }
+  await using one = await world.create()
+  assert.equal(await out(one, 'echo hi'), 'hi')
 })
 
 test(`after many are created and killed, no process, namespace, socket, memory, chunk or file of them is left${why}`, {
