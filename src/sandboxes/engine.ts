@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Manifest } from '../blocks/manifest.ts'
 import { Gate } from '../kit/gate.ts'
@@ -8,7 +8,7 @@ import { type BuildId, encodeId, type SandboxId } from '../model/ids.ts'
 import { type Egress, isOver, type SandboxPhase, type SandboxSpec } from '../model/sandbox.ts'
 import { formatSize } from '../model/units.ts'
 import { identify } from './identity.ts'
-import { clear, type Live, raise, vmDirectory } from './live.ts'
+import { clear, keptDevices, type Live, raise, vmDirectory } from './live.ts'
 import { memoryFault } from './memory-fault.ts'
 import type { Parts } from './parts.ts'
 import { Pool } from './pool.ts'
@@ -257,6 +257,7 @@ class Engine implements Sandboxes {
     // What bears no sandbox's name was made ahead, or was being ended.
     for (const place of await readdir(join(this.#parts.directory, 'vms')))
       if (!places.has(place)) await clear(this.#parts, place)
+    await rm(keptDevices(this.#parts), { recursive: true, force: true })
     await network.reclaim(places)
     const { disks, memories, captures } = await blocks.ask('list', {}, { signal: this.#closing.signal })
     const holders = new Set([...disks.map(({ name }) => name), ...memories.flatMap(({ holders }) => holders)])

@@ -6,7 +6,7 @@ import type { GuestChannel } from '../guest/channel.ts'
 import { allDone } from '../kit/all-done.ts'
 import { deadline } from '../kit/clock.ts'
 import { Fault, sentence } from '../model/fault.ts'
-import { type BuildId, encodeId } from '../model/ids.ts'
+import type { BuildId } from '../model/ids.ts'
 import type { MachineShape } from '../model/sandbox.ts'
 import type { MemoryImage, Vm, WarmVm } from '../vmm/vmm.ts'
 import { memoryFault } from './memory-fault.ts'
@@ -75,7 +75,7 @@ export async function raise(parts: Parts, options: RaiseOptions): Promise<Live> 
     blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal }),
     options.waiting?.link ?? network.open(place, { signal }),
     opening,
-    manifest.snapshot ? deviceState(parts, manifest, signal) : undefined,
+    manifest.snapshot ? deviceState(parts, manifest, directory, options) : undefined,
     startEarly(parts, options, directory, opening),
   ])
   try {
@@ -237,8 +237,13 @@ async function placeDifference(
   return at
 }
 
-/** The device state as a file, made once and kept for the next clone of the same build. */
-async function deviceState(parts: Parts, manifest: Manifest, signal: AbortSignal): Promise<string> {
+/** The device state as a file: of a template kept for its next clone, of a pause or a fork gone with the VM. */
+async function deviceState(
+  parts: Parts,
+  manifest: Manifest,
+  own: string,
+  { overParent, signal }: Pick<RaiseOptions, 'overParent' | 'signal'>,
+): Promise<string> {
   const { compat } = await parts.vmm.facts()
   const wanted = manifest.snapshot?.compat ?? ''
   if (wanted !== compat) {
@@ -247,15 +252,20 @@ async function deviceState(parts: Parts, manifest: Manifest, signal: AbortSignal
       `build ${manifest.id} was made by another VMM (${wanted}) than this node has (${compat}); build the template here, or start from its disk`,
     )
   }
-  const directory = join(parts.directory, 'devices')
-  const path = join(directory, manifest.id)
-  if (existsSync(path)) return path
-  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const unfinished = join(own, `${manifest.id}.restored`)
+  const path = join(keptDevices(parts), manifest.id)
+  if (!overParent && existsSync(path)) return path
+  await parts.blocks.ask('devices', { build: manifest.id, path: unfinished }, { signal })
+  if (overParent) return unfinished
   // Several may want it at once, and none may see half of it.
-  const own = `${path}.${encodeId(parts.random.bytes(10))}`
-  await parts.blocks.ask('devices', { build: manifest.id, path: own }, { signal })
-  await rename(own, path)
+  await mkdir(keptDevices(parts), { recursive: true, mode: 0o700 })
+  await rename(unfinished, path)
   return path
+}
+
+/** Device states that clones share; begun anew with each agent, since builds go. */
+export function keptDevices(parts: Pick<Parts, 'directory'>): string {
+  return join(parts.directory, 'devices')
 }
 
 /** Ends whatever bears the name of a place, whoever began it. Idempotent; goes on where one part fails. */

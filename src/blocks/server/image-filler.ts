@@ -24,6 +24,8 @@ export class ImageFiller {
   fetchedBytes = 0
   /** How often somebody had to wait so far. */
   asked = 0
+  /** How many wait now. */
+  waiting = 0
   /** Why the last chunk that could not be brought was not. */
   fault: Fault | undefined
 
@@ -45,7 +47,12 @@ export class ImageFiller {
     this.#nextInOrder = to + 1
     const wanted = this.fill(from, to)
     if (isInOrder) this.fill(to + 1, to + Math.ceil(aheadBytes / this.#image.chunkBytes)).catch(() => {})
-    await wanted
+    this.waiting += 1
+    try {
+      await wanted
+    } finally {
+      this.waiting -= 1
+    }
   }
 
   async fill(first: number, last: number, options?: { signal?: AbortSignal }): Promise<void> {

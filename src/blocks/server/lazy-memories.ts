@@ -8,9 +8,12 @@ import type { DiskThreads } from './disk-threads.ts'
 import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse, mountPath } from './fuse-mount.ts'
 import type { HeldMemory, Memories } from './memories.ts'
 
-/** How long nobody may have waited before the rest is fetched, and how often that is waited for. */
-const quietMs = 500
-const maximumRounds = 60
+/**
+ * How long nobody may have waited before the rest is fetched, longer than an emulated guest works between two pages; and how
+ * often that is waited for.
+ */
+const quietMs = 2000
+const maximumRounds = 15
 /** Chunks of a prefetch list that are asked for at once. */
 const prefetchTogether = 256
 
@@ -118,7 +121,9 @@ export class LazyMemories {
     }
     await placed
     await this.#options.prefetchDisk(build, { signal })
-    for (let seen = -1, rounds = 0; seen !== filler.asked && rounds < maximumRounds; rounds += 1) {
+    // One wait may take long where the store is slow.
+    for (let seen = -1, rounds = 0; rounds < maximumRounds; rounds += 1) {
+      if (seen === filler.asked && filler.waiting === 0) break
       seen = filler.asked
       await this.#options.clock.sleep(quietMs, { signal })
     }

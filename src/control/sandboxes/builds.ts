@@ -75,7 +75,7 @@ export function findBuild(view: View, reference: string): Build {
 }
 
 /** Nodes that have it, and those that share the store that it lies in. */
-function nodesWith(view: View, build: Build): ReadonlySet<NodeId> {
+export function nodesWith(view: View, build: Build): ReadonlySet<NodeId> {
   const nodes = new Set(build.nodes)
   if (build.store === '') return nodes
   for (const node of view.all('nodes'))

@@ -40,7 +40,7 @@ function toRunning(tx: Tx, row: Sandbox, reason: string): void {
 
 function toPaused(tx: Tx, row: Sandbox, { build }: SandboxReport): void {
   if (row.phase === 'resuming') {
-    enter(tx, row, 'paused', { reason: 'its node could not let it go on' })
+    putBack(tx, row, 'its node could not let it go on')
     return
   }
   if (row.phase === 'creating') return
@@ -67,6 +67,13 @@ export function putRunningAgain(tx: Tx, row: Sandbox, build: BuildId, why: strin
   failBuild(tx, build, why)
   const next = enter(tx, row, 'running', { pausedBuild: null, expiresAt: row.expiresAt ?? expiryFrom(tx.now, row) })
   tell(tx, next, 'pause-failed', `sandbox ${row.id} could not be paused and runs on: ${why}`, 'warning')
+}
+
+/** It could not go on, and is paused where what it goes on from lies, whichever node was to take it. */
+export function putBack(tx: Tx, row: Sandbox, reason: string): Sandbox {
+  const nodes = (row.pausedBuild && tx.get('builds', row.pausedBuild)?.nodes) || []
+  const node = nodes.includes(row.node) ? row.node : (nodes[0] ?? row.node)
+  return enter(tx, { ...row, node }, 'paused', { reason })
 }
 
 /** It goes on where its pause left it. */

@@ -1,9 +1,10 @@
 import type { NodeId, SandboxId } from '../../model/ids.ts'
 import { isOver, type Sandbox } from '../../model/sandbox.ts'
+import type { Tx } from '../../store/store.ts'
 import type { SandboxesMessage } from '../../wire/sandbox.ts'
 import { addEvent } from '../marks.ts'
 import { askNode } from './ask.ts'
-import { converge } from './converge.ts'
+import { converge, putBack } from './converge.ts'
 import type { Desk } from './desk.ts'
 import { endOnNode } from './kill.ts'
 import { fail } from './rows.ts'
@@ -45,7 +46,7 @@ export async function noteSandboxes(desk: Desk, news: SandboxNews): Promise<void
       for (const row of [...tx.by('sandboxesByNode', news.node)]) {
         // What was asked for in this very session is younger than the report that opened it.
         if (busy.has(row.id) || row.epoch === news.epoch) continue
-        if (!there.has(row.id)) fail(tx, row, `node "${node.name}" does not have it any more`)
+        if (!there.has(row.id)) lose(tx, row, node.name)
         else if (row.egressPending) unconfirmed.push(row)
       }
     }
@@ -58,6 +59,14 @@ export async function noteSandboxes(desk: Desk, news: SandboxNews): Promise<void
   })
   for (const id of result.unwanted) void endOnNode(desk, { id, node: news.node })
   for (const row of result.unconfirmed) void confirmEgress(desk, row)
+}
+
+/** One that was to go on here, and lies elsewhere, is where it was. */
+function lose(tx: Tx, row: Sandbox, node: string): void {
+  const reason = `node "${node}" does not have it any more`
+  const build = row.pausedBuild && tx.get('builds', row.pausedBuild)
+  if (row.phase === 'resuming' && build && !build.nodes.includes(row.node)) putBack(tx, row, reason)
+  else fail(tx, row, reason)
 }
 
 /** A policy that its node may not have heard of is told again. */

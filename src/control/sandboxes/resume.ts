@@ -1,12 +1,16 @@
 import { Fault, sentence } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
+import { isOpen, type Node } from '../../model/node.ts'
 import type { Sandbox } from '../../model/sandbox.ts'
 import { askOfSandbox, fit } from '../../placement/fit.ts'
+import { placeSandbox, type SandboxPlace } from '../../placement/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import { addAudit } from '../marks.ts'
 import { usedOf } from '../usage.ts'
 import { askNode } from './ask.ts'
-import { converge, putResumed } from './converge.ts'
+import { nodesWith } from './builds.ts'
+import { converge, putBack, putResumed } from './converge.ts'
+import { reservation } from './create.ts'
 import { type Asked, type Busy, type Desk, occupy } from './desk.ts'
 import { endOnNode } from './kill.ts'
 import { enter, get, specOf, tell, wrongPhase } from './rows.ts'
@@ -30,39 +34,83 @@ export async function resumeSandbox(desk: Desk, id: SandboxId, asked: Asked): Pr
   return occupy(desk, id, 'resume', (entry) => resume(desk, row, asked, entry))
 }
 
-async function resume(desk: Desk, { id, node: nodeId }: Sandbox, { by }: Asked, busy: Busy): Promise<Sandbox> {
+async function resume(desk: Desk, { id, node: home }: Sandbox, { by }: Asked, busy: Busy): Promise<Sandbox> {
   const { control, nodes, signal } = desk
-  const node = control.store.view.get('nodes', nodeId)
-  if (node?.phase !== 'ready') {
-    throw new Fault(
-      'unavailable',
-      `sandbox ${id} is paused on node "${node?.name ?? nodeId}", which is not connected now; try again when it is`,
-    )
-  }
+  const node = whereToGoOn(desk, get(control.store.view, id))
   // Others may wait for this one as well, so it does not end with whoever asked first.
   using _turn = await desk.starts.take(node, startsOf(node), by, signal)
-  const { result: row } = await control.store.write((tx) => putResuming(tx, id, by))
+  const { result: row } = await control.store.write((tx) => putResuming(tx, id, node, by))
   const build = row.pausedBuild as BuildId
   try {
-    await askNode(nodes, nodeId, { op: 'resume', spec: specOf(row, build) }, { signal })
+    await askNode(nodes, node.id, { op: 'resume', spec: specOf(row, build) }, { signal })
     const { result } = await control.store.write((tx) => {
       const current = get(tx, id)
       return current.phase === 'resuming' ? putResumed(tx, current) : current
     })
-    if (result.phase === 'running') return result
-    void endOnNode(desk, result)
-    throw wrongPhase(result, 'resumed')
+    if (result.phase !== 'running') {
+      void endOnNode(desk, result)
+      throw wrongPhase(result, 'resumed')
+    }
+    // What it was there is nobody's now; a node that is away is told when it is back.
+    if (home !== node.id && isConnected(control.store.view.get('nodes', home))) void endOnNode(desk, { id, node: home })
+    return result
   } catch (error) {
-    if (!signal.aborted) await giveUp(desk, id, busy, error)
+    if (!signal.aborted) {
+      await giveUp(desk, id, busy, error)
+      if (home !== node.id) void endOnNode(desk, { id, node: node.id })
+    }
     throw error
   }
 }
 
-function putResuming(tx: Tx, id: SandboxId, by: string): Sandbox {
+/**
+ * On its own node, which has all of it; on another that shares the store where its build lies, when that one is away, is
+ * closed or has no room.
+ */
+function whereToGoOn(desk: Desk, row: Sandbox): Node {
+  const { view } = desk.control.store
+  const own = view.get('nodes', row.node)
+  if (own && isOpen(own) && !fit(own, usedOf(view, own.id), askOfSandbox(row))) return own
+  const elsewhere = anotherNode(desk, row)
+  if (elsewhere && 'node' in elsewhere) return elsewhere.node
+  if (own && isConnected(own)) return own
+  const nobody = elsewhere ? `, and no other node can take it: ${elsewhere.problem}` : ''
+  throw new Fault(
+    'unavailable',
+    `sandbox ${row.id} is paused on node "${own?.name ?? row.node}", which is not connected now${nobody}; try again when it is`,
+  )
+}
+
+/** Undefined when its build lies on its own node alone. */
+function anotherNode(desk: Desk, row: Sandbox): SandboxPlace | undefined {
+  const { store, random } = desk.control
+  const build = row.pausedBuild && store.view.get('builds', row.pausedBuild)
+  if (!build?.store) return undefined
+  return placeSandbox(
+    desk.usage,
+    {
+      machine: build.machine,
+      nodes: nodesWith(store.view, build),
+      compat: build.compat,
+      askOf: (node) => askOfSandbox({ reserved: reservation(node, row.memoryMiB, row.reserved.cpuMHz) }),
+      waiting: (node) => desk.starts.load(node.id),
+      without: new Set([row.node]),
+    },
+    Math.floor(random.fraction() * 2 ** 32),
+  )
+}
+
+function isConnected(node: Node | undefined): boolean {
+  return node?.phase === 'ready'
+}
+
+function putResuming(tx: Tx, id: SandboxId, { id: nodeId }: Node, by: string): Sandbox {
   const row = get(tx, id)
   if (row.phase !== 'paused' || !row.pausedBuild) throw wrongPhase(row, 'resumed')
-  const node = tx.get('nodes', row.node)
-  const refusal = node && fit(node, usedOf(tx, row.node), askOfSandbox(row))
+  const node = tx.get('nodes', nodeId)
+  const reserved = node && nodeId !== row.node ? reservation(node, row.memoryMiB, row.reserved.cpuMHz) : row.reserved
+  const moved = { ...row, node: nodeId, reserved }
+  const refusal = node && fit(node, usedOf(tx, nodeId), askOfSandbox(moved))
   if (refusal) {
     const { words, short } = refusal
     const amounts = short ? ` (needs ${short.format(short.needs)}, free ${short.format(short.free)})` : ''
@@ -72,7 +120,7 @@ function putResuming(tx: Tx, id: SandboxId, by: string): Sandbox {
     )
   }
   addAudit(tx, { by, action: 'sandbox.resume', subject: id })
-  return enter(tx, row, 'resuming')
+  return enter(tx, moved, 'resuming')
 }
 
 async function giveUp(desk: Desk, id: SandboxId, { reported }: Busy, error: unknown): Promise<void> {
@@ -84,6 +132,6 @@ async function giveUp(desk: Desk, id: SandboxId, { reported }: Busy, error: unkn
       return
     }
     const reason = `it could not go on: ${sentence(error)}`
-    tell(tx, enter(tx, row, 'paused', { reason }), 'resume-failed', `sandbox ${id} stays paused: ${reason}`, 'warning')
+    tell(tx, putBack(tx, row, reason), 'resume-failed', `sandbox ${id} stays paused: ${reason}`, 'warning')
   })
 }

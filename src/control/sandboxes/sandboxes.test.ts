@@ -5,8 +5,9 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
 import type { Sandbox } from '../../model/sandbox.ts'
 import { leaseMs } from '../../wire/messages.ts'
+import { drainNode } from '../actions/steer-node.ts'
 import type { Wanted } from './create.ts'
-import { openSandboxWorld, type SandboxWorld, sandboxFacts } from './testing.ts'
+import { type FakeNode, openSandboxWorld, type SandboxWorld, sandboxFacts } from './testing.ts'
 import { setEgress, setTimeoutOf, updateSandbox } from './update.ts'
 
 const asked = { by: 'test', signal: new AbortController().signal }
@@ -180,6 +181,62 @@ test('a resume that fails leaves it paused, and it can be tried again', async ()
   at.node.before = () => {}
   assert.equal((await at.world.sandboxes.resume(id, asked)).phase, 'running')
   assert.equal(row(at.world, id)?.reason, undefined)
+})
+
+async function lost(world: SandboxWorld, node: FakeNode): Promise<void> {
+  await node.vanish()
+  await stepped(world).advance(leaseMs + 2000)
+}
+
+/** Two nodes that share a store, and a sandbox that was paused on the first. */
+async function openShared() {
+  const world = await openSandboxWorld()
+  const { sandbox } = sandboxFacts.drivers
+  const shared = { drivers: { sandbox: { healthy: true, attributes: { ...sandbox?.attributes, store: 's3://x' } } } }
+  const [a, b] = [await world.addNode('a', shared), await world.addNode('b', shared)]
+  await world.addTemplate('base', [a])
+  const { id } = await world.sandboxes.create({ ...wanted, node: a.id }, asked)
+  const { pausedBuild } = await world.sandboxes.pause(id, asked)
+  return { world, a, b, id, build: pausedBuild as BuildId, [Symbol.asyncDispose]: () => world[Symbol.asyncDispose]() }
+}
+
+test('one whose node is away or closed goes on at another that shares its store, and its node forgets it', async () => {
+  for (const how of ['away', 'drained'] as const) {
+    await using at = await openShared()
+    const { world, a, b, id, build } = at
+    b.builds.add(build)
+    if (how === 'away') await lost(world, a)
+    else await drainNode(world.control, 'a', { by: 'test', deadlineMs: null })
+    const resumed = await world.sandboxes.resume(id, asked)
+    assert.deepEqual([resumed.phase, resumed.node, resumed.build], ['running', b.id, build])
+    assert.equal(b.sandboxes.get(id)?.phase, 'running')
+    if (how === 'away') await a.connect()
+    await stepped(world).advance(5)
+    assert.ok(!a.sandboxes.has(id), how)
+    assert.deepEqual([phase(world, id), row(world, id)?.node], ['running', b.id])
+  }
+})
+
+test('one that could not go on elsewhere is paused where it was, also after a crash in between', async () => {
+  await using at = await openShared()
+  const { world, a, b, id, build } = at
+  await lost(world, a)
+  await assert.rejects(world.sandboxes.resume(id, asked), { code: 'not_found', message: /the build is not here/ })
+  assert.deepEqual([phase(world, id), row(world, id)?.node], ['paused', a.id])
+  const held = gate()
+  b.builds.add(build)
+  b.before = ({ op }) => (op === 'resume' ? held.wait() : undefined)
+  world.sandboxes.resume(id, asked).catch(() => {})
+  await held.reached
+  assert.deepEqual([phase(world, id), row(world, id)?.node], ['resuming', b.id])
+  await world.restart()
+  await stepped(world).advance(5)
+  assert.deepEqual([phase(world, id), row(world, id)?.node], ['paused', a.id])
+  await lost(world, b)
+  await assert.rejects(world.sandboxes.resume(id, asked), {
+    code: 'unavailable',
+    message: /is paused on node "a", which is not connected now, and no other node can take it: .*; try again/,
+  })
 })
 
 test('a sandbox that is killed while it is created, paused or resumed is killed', async () => {

@@ -399,9 +399,10 @@ export class FakeNode {
         return {}
       }
       case 'resume': {
+        if (!this.builds.has(request.spec.build)) throw new Fault('not_found', 'the build is not here')
+        if (!this.sandboxes.has(request.spec.id)) this.#put(request.spec, 'paused')
         const found = this.#get(request.spec.id)
         if (found.phase !== 'paused' && found.phase !== 'running') throw new Fault('conflict', 'it is not paused')
-        if (!this.builds.has(request.spec.build)) throw new Fault('not_found', 'the build is not here')
         found.spec = { ...request.spec, env: found.spec.env }
         found.phase = 'running'
         found.build = request.spec.build

@@ -6,6 +6,7 @@ import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { mostBytes, nameSaid } from './names.ts'
 import type { Carried, Place } from './place.ts'
+import { reset } from './reset.ts'
 import type { Resolve } from './resolve.ts'
 import { insideReason } from './resolver.ts'
 
@@ -123,12 +124,6 @@ async function join(
     cut()
     throw error
   }
-}
-
-/** Ends it so that the other side knows that it was not heard out, where the kind of socket can say so. */
-export function reset(socket: Socket): void {
-  if (socket.remoteFamily === undefined) socket.destroy()
-  else socket.resetAndDestroy()
 }
 
 /** The host's own addresses, whatever they are today. */

@@ -108,7 +108,8 @@ export function commandOf(options: CommandOptions): string[] {
     ...['-device', 'virtserialport,id=port0,bus=serial0.0,nr=1,chardev=agent,name=tutti.agent'],
     ...['-blockdev', 'driver=null-co,node-name=nothing,size=1073741824,read-zeroes=on'],
     ...['-blockdev', 'driver=raw,node-name=disk,file=nothing,discard=unmap,detect-zeroes=unmap'],
-    ...['-device', 'virtio-blk-pci,id=disk0,addr=0x3,drive=disk,num-queues=1,physical_block_size=4096'],
+    // A full disk is told to the guest, which can do something about it; QEMU would stop the machine, for good as it looks.
+    ...['-device', 'virtio-blk-pci,id=disk0,addr=0x3,drive=disk,num-queues=1,physical_block_size=4096,werror=report'],
     ...['-netdev', 'hubport,id=net0,hubid=0'],
     ...['-device', 'virtio-net-pci,id=nic0,addr=0x4,netdev=net0,mac=52:54:00:00:00:01,romfile='],
     ...['-object', 'rng-random,id=entropy,filename=/dev/urandom'],

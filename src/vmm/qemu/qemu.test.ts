@@ -131,7 +131,14 @@ describe(`a QEMU that cannot leave memory out${lacking ? `: skipped, ${lacking}`
     const { can } = await machines.vmm.facts()
     assert.deepEqual(
       { ...can, networks: [] },
-      { saveDevices: false, savesMemory: true, networks: [], liveSnapshot: true, layeredMemory: false },
+      {
+        saveDevices: false,
+        savesMemory: true,
+        networks: [],
+        networkLater: true,
+        liveSnapshot: true,
+        layeredMemory: false,
+      },
     )
     assert.ok((await stat(template.devices)).size < 2 ** 20)
   })

@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { openOriginalDestination } from '../original-destination.ts'
+import { reset } from '../reset.ts'
 import { hello, places, rulesInside } from './island.ts'
 
 /**
@@ -60,12 +61,12 @@ writeFileSync(join(directory, places.ready), 'ready\n')
 function pass(socket: Socket, line: string): void {
   const upstream = connect({ path: relay, allowHalfOpen: true })
   let heard = false
-  upstream.on('error', () => socket.resetAndDestroy())
+  upstream.on('error', () => reset(socket))
   upstream.once('data', () => {
     heard = true
   })
   // A refusal looks like silence from up there, and must not look like an answer down here.
-  upstream.once('end', () => heard || socket.resetAndDestroy())
+  upstream.once('end', () => heard || reset(socket))
   upstream.once('close', () => socket.destroySoon())
   socket.once('close', () => upstream.destroySoon())
   upstream.write(line)
