@@ -31,20 +31,32 @@ export interface VmmFacts {
   accelerator: 'kvm' | 'tcg' | 'hvf'
   /** Must be equal between the one that saved a snapshot and the one that loads it. */
   compat: string
-  can: {
-    /** Device state without memory, also of a clone. */
-    saveDevices: boolean
-    /** The device state of a clone has all of its memory inside: none of it need be kept or put in place beside that. */
-    savesMemory: boolean
-    /** Networks that it can be given. */
-    networks: readonly NetworkBackend['kind'][]
-    /** A process that waits can be given any network; otherwise only where it was started for. */
-    networkLater: boolean
-    /** A snapshot taken while the machine lives on. */
-    liveSnapshot: boolean
-    /** Memory of two files, one over the other; otherwise changed pages are put in place by `beforeLoad`. */
-    layeredMemory: boolean
-  }
+  can: VmmAbilities
+}
+
+export interface VmmAbilities {
+  /** Device state without memory, also of a clone. */
+  saveDevices: boolean
+  /** The device state of a clone has all of its memory inside: none of it need be kept or put in place beside that. */
+  savesMemory: boolean
+  /** Networks that it can be given. */
+  networks: readonly NetworkBackend['kind'][]
+  /** A process that waits can be given any network; otherwise only where it was started for. */
+  networkLater: boolean
+  /** A snapshot taken while the machine lives on. */
+  liveSnapshot: boolean
+  /** Memory of two files, one over the other; otherwise changed pages are put in place by `beforeLoad`. */
+  layeredMemory: boolean
+}
+
+/** Of a VMM that does not work here. */
+export const noAbilities: VmmAbilities = {
+  saveDevices: false,
+  savesMemory: false,
+  networks: [],
+  networkLater: false,
+  liveSnapshot: false,
+  layeredMemory: false,
 }
 
 /** What the guest's network card leads to. Templates are built with `none`: every other fits a snapshot of it. */

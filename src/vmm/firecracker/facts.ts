@@ -8,7 +8,7 @@ import type { Log } from '../../kit/log.ts'
 import { findKernel, kernelRemedy } from '../boot/kernel.ts'
 import { unpackKernel } from '../boot/vmlinux.ts'
 import { hostCpu, mayWrite } from '../host.ts'
-import type { VmmFacts } from '../vmm.ts'
+import { noAbilities, type VmmFacts } from '../vmm.ts'
 import { filesOf, startProcess } from './process.ts'
 
 export interface FirecrackerSettings {
@@ -103,13 +103,5 @@ async function boots({ clock }: FirecrackerSettings, program: string, kernel: st
 }
 
 function unhealthy(reason: string, remedy: string): VmmFacts {
-  const can = {
-    saveDevices: false,
-    savesMemory: false,
-    networks: [],
-    networkLater: false,
-    liveSnapshot: false,
-    layeredMemory: false,
-  }
-  return { healthy: false, reason, remedy, version: '', arch, accelerator: 'kvm', compat: '', can }
+  return { healthy: false, reason, remedy, version: '', arch, accelerator: 'kvm', compat: '', can: noAbilities }
 }

@@ -6,7 +6,7 @@ import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { findKernel, kernelRemedy } from '../boot/kernel.ts'
 import { hostCpu, mayRun, mayWrite } from '../host.ts'
-import type { VmmFacts } from '../vmm.ts'
+import { noAbilities, type VmmFacts } from '../vmm.ts'
 import { askQemu, type QemuAnswers } from './ask.ts'
 import type { MachineKind } from './command.ts'
 import { boots } from './probe.ts'
@@ -159,17 +159,9 @@ function newest(machines: readonly string[], family: RegExp): string | undefined
 }
 
 function unhealthy(arch: Arch, reason: string, remedy: string): KnownFacts {
-  const can = {
-    saveDevices: false,
-    savesMemory: false,
-    networks: [],
-    networkLater: false,
-    liveSnapshot: false,
-    layeredMemory: false,
-  }
   return {
     kind: undefined,
-    facts: { healthy: false, reason, remedy, version: '', arch, accelerator: 'tcg', compat: '', can },
+    facts: { healthy: false, reason, remedy, version: '', arch, accelerator: 'tcg', compat: '', can: noAbilities },
   }
 }
 

@@ -1,5 +1,10 @@
 import { existsSync, realpathSync } from 'node:fs'
-import { join } from 'node:path'
+import { link, readFile, rm, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { Fault } from '../../model/fault.ts'
+import type { MemoryImage } from '../vmm.ts'
+import { filesOf } from './command.ts'
+import type { QemuProcess } from './process.ts'
 
 /**
  * The library that QEMU is started with (native/memory-layers.c), as built in the checkout or shipped with the package;
@@ -13,4 +18,28 @@ export function findMemoryLayers(): string | undefined {
     .find((path) => existsSync(path))
   // The loader takes blanks and colons for what separates libraries.
   return found === undefined || /[\s:]/.test(found) ? undefined : realpathSync(found)
+}
+
+/** Puts in place what the preloaded library looks for when QEMU makes its memory. */
+export async function placeLayers(directory: string, { isLazy = false, over }: MemoryImage): Promise<void> {
+  const files = filesOf(directory)
+  if (isLazy) await writeFile(files.lazy, '')
+  if (over === undefined) return
+  for (const [from, to] of [
+    [over, files.over],
+    [`${over}.runs`, files.overRuns],
+  ] as const) {
+    await rm(to, { force: true })
+    await link(from, to)
+  }
+}
+
+/** A QEMU that was linked to take no library would start on memory without what its machine had changed. */
+export async function checkLayers({ mark }: QemuProcess, library: string | undefined): Promise<void> {
+  const maps = library === undefined ? '' : await readFile(`/proc/${mark.pid}/maps`, 'utf8')
+  if (library !== undefined && maps.includes(`/${basename(library)}\n`)) return
+  throw new Fault(
+    'unavailable',
+    `QEMU does not take the library ${library ?? ''} that lays its memory; remove the library, and memory is copied instead`,
+  )
 }

@@ -1,18 +1,18 @@
 import { closeSync, openSync } from 'node:fs'
-import { copyFile, link, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { basename } from 'node:path'
+import { copyFile, stat } from 'node:fs/promises'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
 import { type Isolation, openIsolation } from '../isolation/isolation.ts'
-import type { BootOptions, MemoryImage, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
+import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
 import { cmdlineOf, commandOf, filesOf, type MachineKind } from './command.ts'
 import { createFacts, type QemuSettings } from './facts.ts'
 import { handDescriptor, handFile, handSocket, openPrivateMemory } from './hand-over.ts'
 import { loadDevices, qemuMachine } from './machine.ts'
+import { checkLayers, placeLayers } from './memory-layers.ts'
 import { adoptProcess, endProcess, explained, type Lodging, type QemuProcess, startProcess } from './process.ts'
 
 export interface QemuOptions extends QemuSettings {
@@ -298,30 +298,6 @@ function namespaceOf(network: NetworkBackend | undefined): string | undefined {
 
 function sameShape(a: MachineShape, b: MachineShape): boolean {
   return a.arch === b.arch && a.cpus === b.cpus && a.memoryMiB === b.memoryMiB
-}
-
-/** Puts in place what the preloaded library looks for when QEMU makes its memory. */
-async function placeLayers(directory: string, { isLazy = false, over }: MemoryImage): Promise<void> {
-  const files = filesOf(directory)
-  if (isLazy) await writeFile(files.lazy, '')
-  if (over === undefined) return
-  for (const [from, to] of [
-    [over, files.over],
-    [`${over}.runs`, files.overRuns],
-  ] as const) {
-    await rm(to, { force: true })
-    await link(from, to)
-  }
-}
-
-/** A QEMU that was linked to take no library would start on memory without what its machine had changed. */
-async function checkLayers({ mark }: QemuProcess, library: string | undefined): Promise<void> {
-  const maps = library === undefined ? '' : await readFile(`/proc/${mark.pid}/maps`, 'utf8')
-  if (library !== undefined && maps.includes(`/${basename(library)}\n`)) return
-  throw new Fault(
-    'unavailable',
-    `QEMU does not take the library ${library ?? ''} that lays its memory; remove the library, and memory is copied instead`,
-  )
 }
 
 /** QEMU itself would map a file of another size, and the guest would find holes in its memory. */
