@@ -1,5 +1,9 @@
-/* Users and groups as the image's own files tell them; looked up anew each time, as packages add users. */
+/*
+ * Users and groups as the image's own files tell them. Packages add users, so what was found is taken again only while both
+ * files are the same: reading them takes an emulated guest 17 ms the first time, asking after them less than one.
+ */
 #include "agent.h"
+#include <time.h>
 
 static char *cut(char **rest, char by) {
   char *start = *rest;
@@ -55,7 +59,44 @@ static void find_groups(struct user *user) {
   if (f) fclose(f);
 }
 
+struct version { dev_t dev; ino_t ino; off_t size; struct timespec changed; };
+
+/* False when it changed so lately that it may change once more without looking different. A file that is not there has a version as well. */
+static bool version_of(const char *file, struct version *version) {
+  struct stat st;
+  *version = (struct version){0};
+  if (stat(file, &st) != 0) return true;
+  *version = (struct version){st.st_dev, st.st_ino, st.st_size, st.st_ctim};
+  time_t age = time(NULL) - st.st_ctim.tv_sec;
+  return age > 1;
+}
+
+static bool same_version(const struct version *a, const struct version *b) {
+  return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->changed.tv_sec == b->changed.tv_sec &&
+         a->changed.tv_nsec == b->changed.tv_nsec;
+}
+
+static bool look_up(const char *name, struct user *user, char *problem, size_t size);
+
 bool user_find(const char *name, struct user *user, char *problem, size_t size) {
+  static struct { char name[128]; struct user user; struct version passwd, group; } last;
+  struct version passwd, group;
+  bool settled = version_of("/etc/passwd", &passwd) & version_of("/etc/group", &group);
+  if (*last.name && strcmp(last.name, name) == 0 && same_version(&last.passwd, &passwd) && same_version(&last.group, &group)) {
+    *user = last.user;
+    return true;
+  }
+  if (!look_up(name, user, problem, size)) return false;
+  *last.name = 0;
+  if (!settled || strlen(name) >= sizeof last.name) return true;
+  snprintf(last.name, sizeof last.name, "%s", name);
+  last.user = *user;
+  last.passwd = passwd;
+  last.group = group;
+  return true;
+}
+
+static bool look_up(const char *name, struct user *user, char *problem, size_t size) {
   char wanted[128], line[4096], *fields[7];
   unsigned long number;
   snprintf(wanted, sizeof wanted, "%s", name);

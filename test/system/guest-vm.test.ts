@@ -63,6 +63,21 @@ describe('in a virtual machine', { skip }, () => {
     assert.doesNotMatch(await vm.console(), /tutti-guest:/)
   })
 
+  test('users and groups are those of the files as they are now, whatever was found before', async () => {
+    const ada = () => run('id', { user: 'ada' })
+    // Old enough to be remembered.
+    while (Number(await run('echo $(($(date +%s) - $(stat -c %Z /etc/passwd)))')) < 3) await sleep(200)
+    const before = await ada()
+    assert.equal(await ada(), before)
+    await run('sed s/makers/bakers/ /etc/group > /tmp/group; cat /tmp/group > /etc/group')
+    assert.equal(await ada(), before.replace('makers', 'bakers'))
+    await run('sed "s/^ada:x:1000:/ada:x:1001:/" /etc/passwd > /tmp/passwd; mv /tmp/passwd /etc/passwd')
+    assert.match(await ada(), /^uid=1001\(ada\)/)
+    await run('sed "s/^ada:x:1001:/ada:x:1000:/" /etc/passwd > /tmp/passwd; cat /tmp/passwd > /etc/passwd')
+    await run('sed s/bakers/makers/ /etc/group > /tmp/group; cat /tmp/group > /etc/group')
+    assert.equal(await ada(), before)
+  })
+
   test('the image’s own init runs among the workload when it is asked for', async () => {
     const pid = await run('cat /run/own-init')
     assert.match(await run(`tr '\\0' ' ' < /proc/${pid}/cmdline`), /^sleep 100000/)
