@@ -8,6 +8,7 @@ import { formatSize } from '../model/units.ts'
 import type { Recipe } from '../recipe/recipe.ts'
 import type { Base } from './begin-from.ts'
 import type { BuildScope } from './build-template.ts'
+import { explainingFullDisk } from './full-disk.ts'
 import { type BuildMachine, identify, startMachine } from './machine.ts'
 import { type Prefetch, recordPrefetch } from './record-prefetch.ts'
 import { waitUntilReady } from './wait-until-ready.ts'
@@ -32,8 +33,10 @@ export async function saveTemplate(options: SaveOptions): Promise<Manifest> {
   })
   const command = startCommand(recipe.start, base)
   const started = command === undefined ? undefined : await start(options, guest, command)
-  await waitUntilReady({ ...options, guest, started })
-  return await store(options, guest)
+  return await explainingFullDisk(options.directory, options, async () => {
+    await waitUntilReady({ ...options, guest, started })
+    return await store(options, guest)
+  })
 }
 
 /** What is to be started; undefined for nothing. */

@@ -8,6 +8,7 @@ import type { ReceivedEntry } from '../context/receive-context.ts'
 import { copyFiles } from '../copy/copy-files.ts'
 import { imageFiles } from '../copy/image-files.ts'
 import { selectFrom } from '../copy/other-files.ts'
+import { explainingFullDisk } from '../full-disk.ts'
 import { findLayer, layerReference } from '../layers.ts'
 import { type BuildMachine, lastLines, startMachine } from '../machine.ts'
 import { fetchPromised } from '../stages/files-elsewhere.ts'
@@ -61,8 +62,10 @@ export async function takeSteps(scope: TakeOptions): Promise<StepsTaken> {
   })
   for (const step of left) {
     report(label(step), step.text)
-    await withPlace(scope, step, () => act(scope, guest, step, label(step)))
-    if (step.action.kind !== 'none') layer = await storeLayer(scope, guest, step, layer)
+    await explainingFullDisk(scope.directory, scope, async () => {
+      await withPlace(scope, step, () => act(scope, guest, step, label(step)))
+      if (step.action.kind !== 'none') layer = await storeLayer(scope, guest, step, layer)
+    })
   }
   await atEnd?.(guest)
   return { layer, defaults }
