@@ -16,6 +16,8 @@ export interface ObjectStore {
   readonly url: string
   /** Bytes of an object, or of a range of it; `length` beyond the end is cut. */
   get(key: string, options?: { offset?: number; length?: number; signal?: AbortSignal }): Promise<Buffer>
+  /** The last bytes of an object, at most `length`, and its size in bytes; undefined when there is no such object. */
+  tail(key: string, length: number): Promise<{ bytes: Buffer; size: number } | undefined>
   /** Size in bytes; undefined when there is no such object. */
   size(key: string): Promise<number | undefined>
   /** Whole or not at all, also for readers at the same time. */

@@ -55,6 +55,20 @@ export function testObjectStore(
     assert.equal(await range(5, 0), '')
   })
 
+  check('the end of an object comes with its size', async (objects) => {
+    await text(objects, 'packs/a', '0123456789')
+    const tail = async (length: number) => {
+      const found = await objects.tail('packs/a', length)
+      return [found?.bytes.toString(), found?.size]
+    }
+    assert.deepEqual(await tail(3), ['789', 10])
+    assert.deepEqual(await tail(10), ['0123456789', 10])
+    assert.deepEqual(await tail(400), ['0123456789', 10])
+    await objects.put('packs/b', Buffer.alloc(0), { size: 0 })
+    assert.deepEqual(await objects.tail('packs/b', 3), { bytes: Buffer.alloc(0), size: 0 })
+    assert.equal(await objects.tail('packs/c', 3), undefined)
+  })
+
   check('an object of no bytes is an object', async (objects) => {
     await objects.put('packs/a', Buffer.alloc(0), { size: 0 })
     assert.equal(await objects.size('packs/a'), 0)

@@ -1,4 +1,4 @@
-import { open, readdir, rm, stat } from 'node:fs/promises'
+import { type FileHandle, open, readdir, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Random } from '../../kit/random.ts'
 import { Fault } from '../../model/fault.ts'
@@ -31,15 +31,20 @@ export function fileObjects({
       try {
         await using handle = await open(pathOf(key), 'r')
         const { size } = await handle.stat()
-        const target = Buffer.allocUnsafe(Math.max(0, Math.min(length ?? size, size - offset)))
-        let at = 0
-        while (at < target.length) {
-          const { bytesRead } = await handle.read(target, at, target.length - at, offset + at)
-          if (bytesRead === 0) break
-          at += bytesRead
-        }
-        return target.subarray(0, at)
+        return await readFrom(handle, offset, Math.min(length ?? size, size - offset))
       } catch (error) {
+        return failed('read', key)(error)
+      }
+    },
+
+    async tail(key, length) {
+      try {
+        await using handle = await open(pathOf(key), 'r')
+        const { size } = await handle.stat()
+        const offset = Math.max(0, size - length)
+        return { bytes: await readFrom(handle, offset, size - offset), size }
+      } catch (error) {
+        if ((error as { code?: string }).code === 'ENOENT') return undefined
         return failed('read', key)(error)
       }
     },
@@ -94,6 +99,18 @@ export function fileObjects({
       }
     },
   }
+}
+
+/** Fewer bytes where the file ends earlier. */
+async function readFrom(handle: FileHandle, offset: number, length: number): Promise<Buffer> {
+  const target = Buffer.allocUnsafe(Math.max(0, length))
+  let at = 0
+  while (at < target.length) {
+    const { bytesRead } = await handle.read(target, at, target.length - at, offset + at)
+    if (bytesRead === 0) break
+    at += bytesRead
+  }
+  return target.subarray(0, at)
 }
 
 async function filesBelow(root: string, parent: string): Promise<string[]> {

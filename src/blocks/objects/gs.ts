@@ -1,7 +1,7 @@
 import type { Storage, StorageOptions } from '@google-cloud/storage'
 import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { ObjectStore } from '../objects.ts'
-import { bytesOf } from './body.ts'
+import { bytesOf, rangeIn } from './body.ts'
 import { checkKey } from './keys.ts'
 
 export interface GsOptions {
@@ -30,24 +30,41 @@ export async function gsObjects({ bucket: name, prefix, endpoint, credentials }:
   const failed = (verb: string, key: string, error: unknown): never => {
     throw gsFault(`cannot ${verb} ${key} in ${url}`, error)
   }
+  /** Not the library's own: it goes through so many streams that Node warns of a leak, and is slower by far. */
+  const download = async (key: string, range: string | undefined, signal?: AbortSignal): Promise<Response> => {
+    const path = `/storage/v1/b/${name}/o/${encodeURIComponent(prefix + checkKey(key))}?alt=media`
+    const headers = endpoint ? new Headers() : await storage.authClient.getRequestHeaders()
+    if (range) headers.set('range', range)
+    const response = await fetch(storage.apiEndpoint + path, { headers, ...(signal ? { signal } : {}) })
+    if (response.ok) return response
+    await response.body?.cancel()
+    throw Object.assign(new Error(`the server answered ${response.status}`), { code: response.status })
+  }
   return {
     url,
 
-    // Not by the library's own download: it goes through so many streams that Node warns of a leak, and is slower by far.
     async get(key, { offset = 0, length, signal } = {}) {
       if (length === 0) return Buffer.alloc(0)
-      const path = `/storage/v1/b/${name}/o/${encodeURIComponent(prefix + checkKey(key))}?alt=media`
       const range = offset > 0 || length !== undefined
+      const last = length === undefined ? '' : offset + length - 1
       try {
-        const headers = endpoint ? new Headers() : await storage.authClient.getRequestHeaders()
-        if (range) headers.set('range', `bytes=${offset}-${length === undefined ? '' : offset + length - 1}`)
-        const response = await fetch(storage.apiEndpoint + path, { headers, ...(signal ? { signal } : {}) })
-        if (response.ok) return Buffer.from(await response.arrayBuffer())
-        await response.body?.cancel()
-        if (response.status === 416) return Buffer.alloc(0)
-        throw Object.assign(new Error(`the server answered ${response.status}`), { code: response.status })
+        const response = await download(key, range ? `bytes=${offset}-${last}` : undefined, signal)
+        return Buffer.from(await response.arrayBuffer())
       } catch (error) {
+        if (statusOf(error) === 416) return Buffer.alloc(0)
         signal?.throwIfAborted()
+        return failed('read', key, error)
+      }
+    },
+
+    async tail(key, length) {
+      try {
+        const response = await download(key, `bytes=-${length}`)
+        const bytes = Buffer.from(await response.arrayBuffer())
+        return { bytes, size: rangeIn(response.headers.get('content-range'))?.size ?? bytes.length }
+      } catch (error) {
+        if (statusOf(error) === 404) return undefined
+        if (statusOf(error) === 416) return { bytes: Buffer.alloc(0), size: 0 }
         return failed('read', key, error)
       }
     },

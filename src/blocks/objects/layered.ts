@@ -14,6 +14,7 @@ export function layered(first: ObjectStore, second: ObjectStore): ObjectStore {
         throw error
       })
     },
+    tail: async (key, length) => (await first.tail(key, length)) ?? (await second.tail(key, length)),
     size: async (key) => (await first.size(key)) ?? (await second.size(key)),
     put: (key, body, options) => first.put(key, body, options),
     delete: (key) => first.delete(key),

@@ -22,6 +22,7 @@ export function retrying(objects: ObjectStore, { clock, random }: { clock: Clock
   return {
     url: objects.url,
     get: (key, options) => tryAgain(() => objects.get(key, options), options?.signal),
+    tail: (key, length) => tryAgain(() => objects.tail(key, length)),
     size: (key) => tryAgain(() => objects.size(key)),
     put: (key, body, options) => tryAgain(() => objects.put(key, body, options), options.signal),
     delete: (key) => tryAgain(() => objects.delete(key)),

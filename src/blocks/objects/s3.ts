@@ -1,7 +1,7 @@
 import type { S3Client, S3ServiceException } from '@aws-sdk/client-s3'
 import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { ObjectStore } from '../objects.ts'
-import { bytesOf } from './body.ts'
+import { bytesOf, rangeIn, tailInTwo } from './body.ts'
 import { checkKey } from './keys.ts'
 
 export interface S3Options {
@@ -35,7 +35,9 @@ export async function s3Objects({ bucket, prefix, endpoint, region, profile }: S
   const failed = (verb: string, key: string, error: unknown): never => {
     throw s3Fault(`cannot ${verb} ${key} in ${url}`, error)
   }
-  return {
+  /** Servers that are not Amazon's may take the last bytes of an object for the first ones. */
+  let knowsSuffixes = true
+  const store: ObjectStore = {
     url,
 
     async get(key, { offset = 0, length, signal } = {}) {
@@ -50,6 +52,24 @@ export async function s3Objects({ bucket, prefix, endpoint, region, profile }: S
         signal?.throwIfAborted()
         return failed('read', key, error)
       }
+    },
+
+    async tail(key, length) {
+      if (!knowsSuffixes) return tailInTwo(store, key, length)
+      try {
+        const { Body, ContentRange } = await client.send(
+          new aws.GetObjectCommand({ ...at(key), Range: `bytes=-${length}` }),
+        )
+        const bytes = Body ? Buffer.from(await Body.transformToByteArray()) : Buffer.alloc(0)
+        const range = rangeIn(ContentRange)
+        if (range === undefined) return { bytes: bytes.subarray(-length), size: bytes.length }
+        if (range.start + bytes.length === range.size) return { bytes, size: range.size }
+      } catch (error) {
+        if (statusOf(error) === 404) return undefined
+        if (statusOf(error) !== 416) return failed('read', key, error)
+      }
+      knowsSuffixes = false
+      return tailInTwo(store, key, length)
     },
 
     async size(key) {
@@ -95,6 +115,7 @@ export async function s3Objects({ bucket, prefix, endpoint, region, profile }: S
       yield* found.sort((a, b) => (a.key < b.key ? -1 : 1))
     },
   }
+  return store
 }
 
 function statusOf(error: unknown): number | undefined {
