@@ -84,7 +84,7 @@ export const Manifest = z.strictObject({
     })
     .nullable(),
   defaults: Defaults,
-  /** Packs that hold its chunks and map pages. */
+  /** Packs that hold its chunks and map pages; the first of them has what is wanted first, where one was made for that. */
   packs: z.array(ChunkHash).max(100_000),
   /** Bytes that this build added to the store it was made in, compressed. */
   addedBytes: z.int().nonnegative(),

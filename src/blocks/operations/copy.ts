@@ -21,6 +21,7 @@ import { condemnedPacks, readCondemned } from '../store/condemned.ts'
 import { lookUpBytes, takeTurns } from '../turns.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
+import { idsWantedFirst } from './wanted-first.ts'
 
 export interface CopyReport {
   /** Chunks and map pages that the build consists of. */
@@ -75,23 +76,41 @@ export async function copyBuild(
     report.copiedBytes += bytes.length
     onProgress?.(report.copiedBytes)
   }
-  const { whole, parts } = plan(needed)
+  const first = takeFirst(needed, await idsWantedFirst(from, manifest))
+  const { whole, parts } = plan(needed, new Set(first.map(({ pack }) => pack)))
+  const makeAndPut = async (part: readonly Needed[]): Promise<string> => {
+    signal?.throwIfAborted()
+    const { name, bytes } = await makePack(from, part)
+    await put(name, bytes)
+    report.madePacks++
+    return name
+  }
+  const firstPacks: string[] = []
+  for (const part of partsOf(first)) firstPacks.push(await makeAndPut(part))
   await inLanes(whole, lanes, async (pack) => {
     signal?.throwIfAborted()
     await put(pack.name, await readWholePack(from, pack))
     report.copiedPacks++
   })
-  for (const part of parts) {
-    signal?.throwIfAborted()
-    const { name, bytes } = await makePack(from, part)
-    await put(name, bytes)
-    report.madePacks++
-  }
+  for (const part of parts) await makeAndPut(part)
   signal?.throwIfAborted()
-  const body = Buffer.from(JSON.stringify({ ...manifest, packs: [...packs] } satisfies Manifest))
+  const body = Buffer.from(
+    JSON.stringify({ ...manifest, packs: [...new Set([...firstPacks, ...packs])] } satisfies Manifest),
+  )
   await to.put(buildKey(id), body, { size: body.length })
   if (reference) await writeReference(to, reference, id)
   return report
+}
+
+/** Takes out of `needed` what is wanted first, in its order. */
+function takeFirst(needed: Map<string, Needed>, ids: Iterable<Uint8Array>): Needed[] {
+  const taken: Needed[] = []
+  for (const id of ids) {
+    const key = keyOf(id)
+    const found = needed.get(key)
+    if (found && needed.delete(key)) taken.push(found)
+  }
+  return taken
 }
 
 interface Needed {
@@ -124,12 +143,14 @@ async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<stri
   return needed
 }
 
-/** Takes out of `needed` what the other store has, and gives the packs that have it. */
+/** Takes out of `needed` what the other store has, and gives the packs that have it, in the order in which they were named. */
 async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: ObjectStore): Promise<Set<string>> {
   const used = new Set<string>()
+  const asked: string[] = []
   const there = readBuilds(to)
   const condemned = condemnedPacks(await readCondemned(to))
   const take = async (names: readonly string[]): Promise<void> => {
+    asked.push(...names)
     await inLanes(
       names.filter((name) => !condemned.has(name) && !used.has(name)),
       8,
@@ -151,11 +172,17 @@ async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: 
     for await (const { key } of to.list('packs/')) others.push(key.slice('packs/'.length))
     await take(others.filter((name) => /^[0-9a-f]{64}$/.test(name)))
   }
-  return used
+  return new Set(asked.filter((name) => used.has(name)))
 }
 
-/** Packs of which most is needed are copied as they are; what is needed of the others is put together in new ones. */
-function plan(needed: ReadonlyMap<string, Needed>): { whole: PackIndex[]; parts: Needed[][] } {
+/**
+ * Packs of which most is needed are copied as they are; what is needed of the others is put together in new ones, and what
+ * is left of those that something was taken out of.
+ */
+function plan(
+  needed: ReadonlyMap<string, Needed>,
+  broken: ReadonlySet<PackIndex>,
+): { whole: PackIndex[]; parts: Needed[][] } {
   const byPack = new Map<PackIndex, Needed[]>()
   for (const each of needed.values()) {
     const list = byPack.get(each.pack)
@@ -163,24 +190,29 @@ function plan(needed: ReadonlyMap<string, Needed>): { whole: PackIndex[]; parts:
     else byPack.set(each.pack, [each])
   }
   const whole: PackIndex[] = []
+  const others: Needed[] = []
+  for (const [pack, list] of [...byPack].sort(([a], [b]) => (a.name < b.name ? -1 : 1))) {
+    const isMostly = list.reduce((sum, { place }) => sum + place.storedBytes + entryBytes, 0) * 2 >= pack.size
+    if (isMostly && !broken.has(pack)) whole.push(pack)
+    else others.push(...list.sort((a, b) => a.place.offset - b.place.offset))
+  }
+  return { whole, parts: partsOf(others) }
+}
+
+/** What fits into a pack each, in this order. */
+function partsOf(chunks: readonly Needed[]): Needed[][] {
   const parts: Needed[][] = []
   let bytes = Number.POSITIVE_INFINITY
-  for (const [pack, list] of [...byPack].sort(([a], [b]) => (a.name < b.name ? -1 : 1))) {
-    if (list.reduce((sum, { place }) => sum + place.storedBytes + entryBytes, 0) * 2 >= pack.size) {
-      whole.push(pack)
-      continue
+  for (const each of chunks) {
+    const more = each.place.storedBytes + entryBytes
+    if (bytes + more > maxPackBytes - 1024) {
+      parts.push([])
+      bytes = 0
     }
-    for (const each of list.sort((a, b) => a.place.offset - b.place.offset)) {
-      const more = each.place.storedBytes + entryBytes
-      if (bytes + more > maxPackBytes - 1024) {
-        parts.push([])
-        bytes = 0
-      }
-      parts.at(-1)?.push(each)
-      bytes += more
-    }
+    parts.at(-1)?.push(each)
+    bytes += more
   }
-  return { whole, parts }
+  return parts
 }
 
 /** All of a pack, every chunk verified; read once more when it came corrupt. */

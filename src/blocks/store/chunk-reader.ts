@@ -141,18 +141,32 @@ export function makeChunkReader({
     })
   }
 
+  const isKnown = (id: Uint8Array): boolean => packs.chunks.first(id, () => true) !== undefined
+
+  /** Until these chunks are found: the first pack has what is wanted first, where somebody has put it together. */
+  const openPacksWith = async (ids: readonly Uint8Array[], names: readonly string[]): Promise<void> => {
+    const [first] = names
+    if (first === undefined || ids.every(isKnown)) return
+    await packs.scan(directory, 'whole', packs.byName(first) ? [] : [first])
+    if (upstream && !packs.byName(first)) await upstream.openPack(first, { endBytes: firstPackEndBytes })
+    if (!ids.every(isKnown)) await openPacks(names)
+  }
+
   return {
     chunk,
     openPacks,
     async open(image, { packs: names, build }) {
-      await openPacks(names)
+      const prefetchOf = async (ids: readonly Uint8Array[], signal?: AbortSignal) => {
+        await openPacksWith(ids, names)
+        await prefetch(ids, signal)
+      }
       return openImage(image, {
         pages: async (ids) => {
-          await prefetch(ids)
+          await prefetchOf(ids)
           return Promise.all(ids.map((id) => chunk(id, { packs: names, build })))
         },
         chunk: (id, options) => chunk(id, { ...options, packs: names, build }),
-        prefetch,
+        prefetch: prefetchOf,
         isHere: (id) => upstream === undefined || whatIsHere(packs, id).length > 0,
       })
     },
@@ -180,6 +194,8 @@ export function makeChunkReader({
   }
 }
 
+/** Its index and, most of the time, the maps that lie before it. */
+const firstPackEndBytes = 512 * 1024
 /** Chunks of a prefetch list that are asked for at once: the order of the list is kept only between such groups. */
 const prefetchTogether = 256
 /** Requests at the same time, so few that whoever waits for a chunk is not behind all of them. */

@@ -14,8 +14,11 @@ import type { LocalPack, LocalPacks } from './local-packs.ts'
  */
 export interface Upstream {
   readonly objects: ObjectStore
-  /** Reads the pack's index, unless that was done; readers at the same time share it. */
-  openPack(name: string): Promise<LocalPack>
+  /**
+   * Reads the pack's index, unless that was done; readers at the same time share it. So many bytes are read from its end,
+   * and chunks that come with them are kept.
+   */
+  openPack(name: string, options?: { endBytes?: number }): Promise<LocalPack>
   /**
    * Brings chunks of a pack here that are not, in as few requests as their places allow; readers share fetches. Waits for
    * all of them, or only for the first one of the list.
@@ -34,6 +37,8 @@ export interface Upstream {
 
 /** Bytes between two wanted chunks that are fetched rather than asked for apart. */
 const gapBytes = 32 * 1024
+/** The index of most packs is not longer. */
+const indexBytes = 64 * 1024
 /** Bytes of one request. */
 export const requestBytes = 1024 * 1024
 
@@ -67,24 +72,42 @@ export function makeUpstream({
       await write()
     })
 
-  const openNew = async (name: string): Promise<LocalPack> => {
-    const size = await objects.size(packKey(name))
-    if (size === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
-    const index = await readPackIndex(name, size, (offset, length) => get(name, offset, length))
+  const openNew = async (name: string, endBytes: number): Promise<LocalPack> => {
+    const tail = await objects.tail(packKey(name), endBytes)
+    if (tail === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
+    const { bytes, size } = tail
+    fetchedBytes += bytes.length
+    const start = size - bytes.length
+    const index = await readPackIndex(name, size, async (offset, length) =>
+      offset < start ? get(name, offset, length) : bytes.subarray(offset - start, offset - start + length),
+    )
     await withRoom(() => makeFileWithHoles(`${directory}/${name}`, index))
-    return packs.add(index, directory, 'fetched')
+    const pack = packs.add(index, directory, 'fetched')
+    await keep(pack, start, bytes).catch(() => {}) // then they are fetched when they are read
+    return pack
+  }
+
+  /** Chunks that lie in a piece of a pack are here from now on. */
+  const keep = async (
+    pack: LocalPack,
+    offset: number,
+    bytes: Buffer,
+    last: number = pack.index.count - 1,
+  ): Promise<void> => {
+    await withRoom(() => packs.fill(pack, offset, bytes))
+    if (!pack.have) return
+    for (let entry = last; entry >= 0; entry--) {
+      const place = placeAt(pack.index.entries, entry)
+      if (place.offset < offset) break
+      if (place.offset + place.storedBytes <= offset + bytes.length) pack.have[entry] = 1
+    }
   }
 
   const fetchRange = async (pack: LocalPack, entries: readonly number[]): Promise<void> => {
     const first = placeAt(pack.index.entries, entries[0] as number)
     const last = placeAt(pack.index.entries, entries.at(-1) as number)
     const bytes = await get(pack.index.name, first.offset, last.offset + last.storedBytes - first.offset)
-    await withRoom(() => packs.fill(pack, first.offset, bytes))
-    const end = first.offset + bytes.length
-    for (let entry = entries[0] as number; entry <= (entries.at(-1) as number); entry++) {
-      const place = placeAt(pack.index.entries, entry)
-      if (pack.have && place.offset + place.storedBytes <= end) pack.have[entry] = 1
-    }
+    await keep(pack, first.offset, bytes, entries.at(-1))
   }
 
   return {
@@ -92,12 +115,12 @@ export function makeUpstream({
     get fetchedBytes() {
       return fetchedBytes
     },
-    openPack(name) {
+    openPack(name, { endBytes = indexBytes } = {}) {
       const known = packs.byName(name)
       if (known) return Promise.resolve(known)
       let found = opening.get(name)
       if (found === undefined) {
-        found = openNew(name).finally(() => opening.delete(name))
+        found = openNew(name, endBytes).finally(() => opening.delete(name))
         opening.set(name, found)
       }
       return found
