@@ -107,11 +107,27 @@ export async function openContentStore({
     const here =
       (await readManifest(objects, id)) ?? (upstream && (await readManifest(cached, id).catch(() => undefined)))
     if (here) return here
-    const found = upstream && (await readManifest(upstream.objects, id))
+    const found = upstream && (await fetchManifest(upstream.objects, id))
     if (!found) throw noSuchBuild(id, upstream ? `${directory} or ${upstream.objects.url}` : directory)
-    const body = Buffer.from(JSON.stringify(found))
-    keeping = Promise.all([keeping, cached.put(`builds/${id}.json`, body, { size: body.length }).catch(() => {})])
     return found
+  }
+
+  /** Those who ask while it is on its way, or not yet written down here, share it. */
+  const fetching = new Map<BuildId, Promise<Manifest | undefined>>()
+  const fetchManifest = (from: ObjectStore, id: BuildId): Promise<Manifest | undefined> => {
+    const underWay = fetching.get(id)
+    if (underWay) return underWay
+    const fetched = readManifest(from, id)
+    fetching.set(id, fetched)
+    const kept = fetched
+      .then((manifest) => {
+        const body = Buffer.from(JSON.stringify(manifest ?? null))
+        return manifest && cached.put(`builds/${id}.json`, body, { size: body.length })
+      })
+      .catch(() => {})
+      .finally(() => fetching.delete(id))
+    keeping = Promise.all([keeping, kept])
+    return fetched
   }
 
   const resources = opened.move()
