@@ -1,12 +1,14 @@
 import { parentPort } from 'node:worker_threads'
 import { type ApplyRequest, apply } from '../memory/apply.ts'
-import { type Captured, type CaptureRequest, capture, touchedChunks } from '../memory/capture.ts'
+import { type ByteRange, bringNear } from '../memory/bring-near.ts'
+import { type CaptureRequest, capture, touchedChunks } from '../memory/capture.ts'
 import { describeFault, type WorkerAnswer } from './call-worker.ts'
 
 /** A thread that copies memory from and to machines; it does nothing else meanwhile, and need not. */
 export type MemoryRequest =
   | ({ kind: 'capture' } & CaptureRequest)
   | ({ kind: 'apply' } & ApplyRequest)
+  | { kind: 'bringNear'; path: string; ranges: readonly ByteRange[] }
   | {
       kind: 'touched'
       pid: number
@@ -27,12 +29,14 @@ port.on('message', ({ id, ...request }: MemoryRequest & { id: number }) => {
   }
 })
 
-function carryOut(request: MemoryRequest): Captured | number | number[] {
+function carryOut(request: MemoryRequest): unknown {
   switch (request.kind) {
     case 'capture':
       return capture(request)
     case 'apply':
       return apply(request)
+    case 'bringNear':
+      return bringNear(request.path, request.ranges)
     case 'touched':
       return touchedChunks(request.pid, request.path, request.names, request.size, request.chunkBytes)
   }
