@@ -10,7 +10,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { Fault } from '../../model/fault.ts'
+import { fileFault } from '../files.ts'
 import { pageBytes, type Run } from './mapping.ts'
 
 /**
@@ -23,18 +23,18 @@ export interface PagesFile {
 }
 
 export function writePages(path: string, runs: readonly Run[], fill: (fd: number) => void): void {
-  const fd = openSync(path, 'w', 0o600)
   try {
-    fill(fd)
+    const fd = openSync(path, 'w', 0o600)
+    try {
+      fill(fd)
+    } finally {
+      closeSync(fd)
+    }
+    writeRuns(path, runs)
   } catch (error) {
-    rmSync(path, { force: true })
-    if ((error as { code?: unknown }).code === 'ENOSPC')
-      throw new Fault('exhausted', 'the disk is full: the memory could not be copied', { cause: error })
-    throw error
-  } finally {
-    closeSync(fd)
+    removePages(path)
+    throw (error as { code?: unknown }).code === 'ENOSPC' ? fileFault('cannot copy the memory', error) : error
   }
-  writeRuns(path, runs)
 }
 
 /** Declares what the file at `path` holds, and so that it is whole. */
@@ -85,7 +85,7 @@ function linkOrCopy(from: string, to: string): void {
 }
 
 export function removePages(path: string): void {
-  rmSync(runsPath(path), { force: true })
+  for (const runs of [runsPath(path), `${runsPath(path)}.new`]) rmSync(runs, { force: true })
   rmSync(path, { force: true })
 }
 
