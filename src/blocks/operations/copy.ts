@@ -5,21 +5,13 @@ import { keyOf, toHash } from '../hash.ts'
 import type { Manifest } from '../manifest.ts'
 import { buildKey, packKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
-import {
-  corruptPack,
-  entryBytes,
-  maxPackBytes,
-  type PackIndex,
-  type Place,
-  packHead,
-  sealPack,
-  writeEntry,
-} from '../pack.ts'
+import { corruptPack, type PackIndex, packHead } from '../pack.ts'
 import { readManifest, writeReference } from '../store/builds.ts'
 import { inLanes } from '../store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from '../store/condemned.ts'
 import { lookUpBytes, takeTurns } from '../turns.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
+import { bytesInPack, makePack, type PlacedChunk, splitIntoPacks } from './make-pack.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
 
 export interface CopyReport {
@@ -94,20 +86,14 @@ export async function copyBuild(
   return report
 }
 
-interface Needed {
-  id: Uint8Array
-  pack: PackIndex
-  place: Place
-}
-
-function storedBytes(needed: ReadonlyMap<string, Needed>): number {
+function storedBytes(needed: ReadonlyMap<string, PlacedChunk>): number {
   let sum = 0
   for (const { place } of needed.values()) sum += place.storedBytes
   return sum
 }
 
-async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, Needed>> {
-  const needed = new Map<string, Needed>()
+async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, PlacedChunk>> {
+  const needed = new Map<string, PlacedChunk>()
   const among = new Set(manifest.packs)
   const mayGoOn = takeTurns()
   for (const [, image] of imagesOf(manifest)) {
@@ -125,7 +111,11 @@ async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<stri
 }
 
 /** Takes out of `needed` what the other store has, and gives the packs that have it. */
-async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: ObjectStore): Promise<Set<string>> {
+async function findPresent(
+  needed: Map<string, PlacedChunk>,
+  manifest: Manifest,
+  to: ObjectStore,
+): Promise<Set<string>> {
   const used = new Set<string>()
   const there = readBuilds(to)
   const condemned = condemnedPacks(await readCondemned(to))
@@ -155,32 +145,20 @@ async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: 
 }
 
 /** Packs of which most is needed are copied as they are; what is needed of the others is put together in new ones. */
-function plan(needed: ReadonlyMap<string, Needed>): { whole: PackIndex[]; parts: Needed[][] } {
-  const byPack = new Map<PackIndex, Needed[]>()
+function plan(needed: ReadonlyMap<string, PlacedChunk>): { whole: PackIndex[]; parts: PlacedChunk[][] } {
+  const byPack = new Map<PackIndex, PlacedChunk[]>()
   for (const each of needed.values()) {
     const list = byPack.get(each.pack)
     if (list) list.push(each)
     else byPack.set(each.pack, [each])
   }
   const whole: PackIndex[] = []
-  const parts: Needed[][] = []
-  let bytes = Number.POSITIVE_INFINITY
+  const rest: PlacedChunk[] = []
   for (const [pack, list] of [...byPack].sort(([a], [b]) => (a.name < b.name ? -1 : 1))) {
-    if (list.reduce((sum, { place }) => sum + place.storedBytes + entryBytes, 0) * 2 >= pack.size) {
-      whole.push(pack)
-      continue
-    }
-    for (const each of list.sort((a, b) => a.place.offset - b.place.offset)) {
-      const more = each.place.storedBytes + entryBytes
-      if (bytes + more > maxPackBytes - 1024) {
-        parts.push([])
-        bytes = 0
-      }
-      parts.at(-1)?.push(each)
-      bytes += more
-    }
+    if (list.reduce((sum, { place }) => sum + bytesInPack(place), 0) * 2 >= pack.size) whole.push(pack)
+    else for (const each of list.sort((a, b) => a.place.offset - b.place.offset)) rest.push(each)
   }
-  return { whole, parts }
+  return { whole, parts: splitIntoPacks(rest) }
 }
 
 /** All of a pack, every chunk verified; read once more when it came corrupt. */
@@ -205,18 +183,4 @@ async function firstCorrupt(pack: PackIndex, bytes: Buffer): Promise<string | un
       return `chunk ${toHash(id)} is not what its hash says`
   }
   return undefined
-}
-
-async function makePack(from: BuildSource, part: readonly Needed[]): Promise<{ name: string; bytes: Buffer }> {
-  const entries = Buffer.alloc(part.length * entryBytes)
-  const pieces: Buffer[] = [packHead]
-  let offset = packHead.length
-  for (const [n, { id, pack, place }] of part.entries()) {
-    const { stored } = await from.read(pack, id, place)
-    writeEntry(entries, n * entryBytes, id, { ...place, offset })
-    pieces.push(stored)
-    offset += stored.length
-  }
-  const { name, trailer } = sealPack(entries, offset)
-  return { name, bytes: Buffer.concat([...pieces, trailer]) }
 }

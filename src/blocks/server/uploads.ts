@@ -13,6 +13,7 @@ import { retrying } from '../objects/retry.ts'
 import type { ObjectStore } from '../objects.ts'
 import { copyBuild } from '../operations/copy.ts'
 import { readBuilds } from '../operations/source.ts'
+import { manifestNow } from '../store/manifest-now.ts'
 
 export interface UploadsOptions {
   /** For notes of what is to be done, which the next server goes on with. */
@@ -114,6 +115,11 @@ export class Uploads {
     const { local, log } = this.#options
     try {
       const from = readBuilds(layered(local, this.#upstream))
+      // It may be based on packs that have been put together in others since.
+      if (attempt > 1) {
+        const based = await manifestNow(build, { here: local, there: this.#upstream })
+        await from.readPacks(based?.packs ?? [])
+      }
       const { copiedBytes } = await copyBuild(from, this.#upstream, build, { signal, reference: `${prefix}${build}` })
       if (this.#waiting.has(build)) log.info({ build, copiedBytes }, `build ${build} is in ${this.#upstream.url}`)
       else await this.#upstream.delete(referenceKey(`${prefix}${build}`)) // deleted meanwhile
