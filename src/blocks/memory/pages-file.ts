@@ -1,15 +1,5 @@
-import {
-  chmodSync,
-  closeSync,
-  constants,
-  copyFileSync,
-  linkSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { linkFile } from '../../kit/link-file.ts'
 import { fileFault } from '../files.ts'
 import { pageBytes, type Run } from './mapping.ts'
 
@@ -66,22 +56,16 @@ export function movePages(from: string, to: string): void {
   renameSync(runsPath(from), runsPath(to))
 }
 
-/** Gives the pages a second place; whoever reads them there has them for as long as they like. */
+/**
+ * Gives the pages a second place; whoever reads them there has them for as long as they like. A VMM may be a user of its
+ * own; all directories on the way here but that one's are for the agent's user only.
+ */
 export function linkPages(from: string, to: string): void {
   removePages(to)
-  linkOrCopy(from, to)
-  linkOrCopy(runsPath(from), runsPath(to))
-}
-
-/** A VMM may be a user of its own; all directories on the way here but that one's are for the agent's user only. */
-function linkOrCopy(from: string, to: string): void {
-  try {
-    linkSync(from, to)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error
-    copyFileSync(from, to, constants.COPYFILE_FICLONE)
+  for (const name of [(path: string) => path, runsPath]) {
+    linkFile(name(from), name(to))
+    chmodSync(name(to), 0o644)
   }
-  chmodSync(to, 0o644)
 }
 
 export function removePages(path: string): void {
