@@ -10,6 +10,7 @@ import { fileObjects } from './objects/file.ts'
 import { collect } from './operations/collect.ts'
 import { copyBuild } from './operations/copy.ts'
 import { listBuilds } from './operations/list.ts'
+import { repack } from './operations/repack.ts'
 import { readBuilds } from './operations/source.ts'
 import { verify } from './operations/verify.ts'
 import { fresh, openTestStore, readDisk, storeBuild, temporaryDirectory, testBuildId } from './testing.ts'
@@ -198,5 +199,45 @@ test('a collection that is cut off anywhere takes nothing that is needed', async
       (await readdir(join(directory.path, 'packs'))).sort(),
       [...(await store.manifest(next)).packs].sort(),
     )
+  }
+})
+
+test('wherever repacking is cut off every build can be read, and the next time ends it', async () => {
+  await using prepared = await temporaryDirectory()
+  const small = (n: number) => before.subarray(n * 16_384, (n + 2) * 16_384)
+  const builds = [0, 7, 14].map((n) => ({ id: testBuildId(`part${n}`), bytes: small(n) }))
+  {
+    await using store = await openTestStore(prepared.path)
+    const parent = await storeBuild(store, old, before)
+    for (const { id, bytes } of builds) await storeBuild(store, id, bytes, { parent, reference: `part/${id}` })
+    await collectAll(store)
+  }
+  for (let step = 0; ; step++) {
+    await using directory = await temporaryDirectory()
+    await cp(prepared.path, directory.path, { recursive: true })
+    const cut = powerCut(step, seededRandom(`repack${step}`))
+    const random = seededRandom(`repacked${step}`)
+    const dying = fileObjects({ directory: directory.path, random, files: cut.files })
+    const isWhole = await repack(dying, { clock: systemClock }).then(
+      ({ packs, problems }) => packs.length === 1 && problems.length === 0,
+      () => false,
+    )
+    await cut.lose()
+    await using store = await openTestStore(directory.path)
+    const assertReadable = async () => {
+      for (const { id, bytes } of builds) assert.ok((await readDisk(store, id)).equals(bytes), `step ${step}`)
+      assert.deepEqual((await verify(readBuilds(store.objects))).problems, [])
+    }
+    await assertReadable()
+    await collectAll(store)
+    await assertReadable()
+    await store.collect({ graceMs: -60_000, maxUnused: 0.05 })
+    await collectAll(store)
+    await assertReadable()
+    assert.equal((await repack(store.objects, { clock: systemClock, dryRun: true })).packs.length, 0)
+    const named = new Set((await Promise.all(builds.map(({ id }) => store.manifest(id)))).flatMap(({ packs }) => packs))
+    assert.deepEqual((await readdir(join(directory.path, 'packs'))).sort(), [...named].sort())
+    if (isWhole) break
+    assert.ok(step < 200)
   }
 })

@@ -70,8 +70,6 @@ export async function makeDirectory(files: Files, path: string): Promise<void> {
 const codes: Record<string, FaultCode> = {
   ENOENT: 'not_found',
   ENOTDIR: 'not_found',
-  ENOSPC: 'exhausted',
-  EDQUOT: 'exhausted',
   EMFILE: 'exhausted',
   ENFILE: 'exhausted',
   EACCES: 'denied',
@@ -83,8 +81,10 @@ const codes: Record<string, FaultCode> = {
 export function fileFault(tried: string, error: unknown): Fault {
   if (error instanceof Fault) return error
   const code = (error as { code?: string }).code ?? ''
-  const reason = code === 'ENOSPC' || code === 'EDQUOT' ? 'the disk is full' : (error as Error).message
-  return new Fault(codes[code] ?? 'unavailable', `${tried}: ${reason}`, { cause: error })
+  // That says all there is to say, and whoever prints causes too would say it again.
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new Fault('exhausted', `${tried}: the disk is full; free some of it and try again`)
+  return new Fault(codes[code] ?? 'unavailable', `${tried}: ${(error as Error).message}`, { cause: error })
 }
 
 function after(pieces: readonly Uint8Array[], written: number): Uint8Array[] {

@@ -9,10 +9,11 @@ import type { ContentStore } from './content.ts'
 import { type Files, makeDirectory, realFiles } from './files.ts'
 import type { Manifest } from './manifest.ts'
 import { fileObjects } from './objects/file.ts'
-import { referenceKey } from './objects/keys.ts'
+import { buildKey, referenceKey } from './objects/keys.ts'
 import { retrying } from './objects/retry.ts'
 import type { ObjectStore } from './objects.ts'
-import { type CollectOptions, type CollectReport, collect, defaultGraceMs } from './operations/collect.ts'
+import { defaultGraceMs } from './operations/collect.ts'
+import { type CleanOptions, type CleanReport, collectAndRepack } from './operations/collect-and-repack.ts'
 import { adopt } from './store/adopt.ts'
 import { makeBuildWriter } from './store/build-writer.ts'
 import { noSuchBuild, readManifest, readReference, writeReference } from './store/builds.ts'
@@ -21,6 +22,7 @@ import { makeChunkReader } from './store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from './store/condemned.ts'
 import { makeLocalPacks } from './store/local-packs.ts'
 import { lockDirectory } from './store/lock.ts'
+import { manifestNow } from './store/manifest-now.ts'
 import { type CacheBudget, type CacheUsage, makeNodeCache, type TrimReport } from './store/node-cache.ts'
 import { sideBySide } from './store/side-by-side.ts'
 import { makeUpstream } from './store/upstream.ts'
@@ -37,8 +39,8 @@ export interface LocalContentStore extends ContentStore, AsyncDisposable {
   usage(): Promise<CacheUsage>
   /** Makes room when more than `highBytes` of packs lie here: the coldest ones go until `lowBytes` are left. */
   trim(budget: CacheBudget): Promise<TrimReport>
-  /** Removes what no reference of this directory leads to; see `collect`. */
-  collect(options?: Omit<CollectOptions, 'clock'>): Promise<CollectReport>
+  /** Removes what no reference of this directory leads to; see `collect` and `repack`. */
+  collect(options?: Omit<CleanOptions, 'clock'>): Promise<CleanReport>
   /** Makes a build of packs that were copied into the directory; a `conflict` when one of them is not there any more. */
   adopt(manifest: Manifest, reference: string): Promise<void>
 }
@@ -96,13 +98,24 @@ export async function openContentStore({
       },
     })
   const cache = makeNodeCache({ packs, objects, upstream: upstream?.objects })
-  const reader = makeChunkReader({ directory: join(directory, 'packs'), packs, upstream, cacheBytes, log })
+  const packsNow = async (build: BuildId): Promise<readonly string[]> => {
+    const now = upstream && (await manifestNow(build, { here: objects, there: upstream.objects }))
+    if (now) void keep(now)
+    return now?.packs ?? []
+  }
+  const reader = makeChunkReader({ directory: join(directory, 'packs'), packs, upstream, packsNow, cacheBytes, log })
   const slabs = makeSlabs(threads * 3)
   const builders = sideBySide()
 
   /** Manifests that are being written down; whoever asked for one does not wait for the disk. */
   let keeping: Promise<unknown> = Promise.resolve()
   opened.defer(() => keeping.then(() => {}))
+  const keep = async (found: Manifest): Promise<void> => {
+    const body = Buffer.from(JSON.stringify(found))
+    const kept = cached.put(buildKey(found.id), body, { size: body.length }).catch(() => {})
+    keeping = Promise.all([keeping, kept])
+    await kept
+  }
   const manifest = async (id: BuildId): Promise<Manifest> => {
     const here =
       (await readManifest(objects, id)) ?? (upstream && (await readManifest(cached, id).catch(() => undefined)))
@@ -119,14 +132,8 @@ export async function openContentStore({
     if (underWay) return underWay
     const fetched = readManifest(from, id)
     fetching.set(id, fetched)
-    const kept = fetched
-      .then((manifest) => {
-        const body = Buffer.from(JSON.stringify(manifest ?? null))
-        return manifest && cached.put(`builds/${id}.json`, body, { size: body.length })
-      })
-      .catch(() => {})
-      .finally(() => fetching.delete(id))
-    keeping = Promise.all([keeping, kept])
+    const done = () => void fetching.delete(id)
+    fetched.then((found) => found && keep(found)).then(done, done)
     return fetched
   }
 
@@ -144,8 +151,9 @@ export async function openContentStore({
     usage: cache.usage,
     trim: cache.trim,
     async collect(options = {}) {
-      const work = () => collect(objects, { clock, ...options })
-      const report = await (options.dryRun ? work() : builders.alone(work))
+      const alone = options.dryRun ? undefined : builders.alone
+      const report = await collectAndRepack(objects, { clock, ...options }, alone)
+      await packs.scan(join(directory, 'packs'), 'whole', report.repacked?.made ?? [])
       if (!report.isDryRun) await removeUnfinished(directory, 'put-', clock.now() - (options.graceMs ?? defaultGraceMs))
       return report
     },
@@ -156,10 +164,11 @@ export async function openContentStore({
       // In this order: what is not on the list now was never on it, or is gone already.
       const condemned = condemnedPacks(await readCondemned(objects))
       await packs.forgetRemoved(join(directory, 'packs'))
-      const { openPacks } = reader
-      await openPacks(basedOn?.packs ?? [])
-      const held = cache.hold(basedOn)
-      const parts = { directory, packs, objects, workers, slabs, files, random, basedOn, condemned, openPacks }
+      const openPacks = (names: readonly string[]) => reader.openPacks(names, { build: basedOn?.id })
+      const startedFrom = basedOn && { ...basedOn, packs: [...(await openPacks(basedOn.packs))] }
+      const held = cache.hold(startedFrom)
+      const shared = { directory, packs, objects, workers, slabs, files, random, condemned, openPacks }
+      const parts = { ...shared, basedOn: startedFrom }
       const writer = makeBuildWriter(parts)
       const building = joined.move()
       return {

@@ -20,6 +20,8 @@ export async function explainingFullDisk<T>(
     signal.throwIfAborted()
     const { bavail, bsize } = await statfs(directory)
     const fault = Fault.from(error)
+    // Whoever wrote to it for the guest has said so.
+    if (fault.code === 'exhausted' && fault.message.includes('the disk is full')) throw error
     if (fault.code === 'internal' || bavail * bsize >= scarceBytes) throw error
     throw new Fault(
       'exhausted',

@@ -113,6 +113,11 @@ const specs: (Omit<CommandSpec, 'load'> & { name: `build ${keyof BuildCommands}`
       { flags: '--dry-run', help: 'only say it' },
       { flags: '--grace <duration>', help: 'how long something must have been of no use (default 24h)' },
       { flags: '--layers <duration>', help: 'how long layers stay that no build of a template uses (default 30d)' },
+      { flags: '--repack', help: 'put what is needed of packs that hold much garbage into new ones' },
+      {
+        flags: '--max-unused <percent>',
+        help: 'repack until no more than this of what is kept is garbage (default 5)',
+      },
       ...reads,
     ],
   },

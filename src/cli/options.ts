@@ -37,6 +37,16 @@ export function durationOption(options: Options, name: string): number | undefin
   throw new Fault('invalid', `--${name} needs a duration such as 90s or 1h30m, not "${text}"`)
 }
 
+/** A share between 0 and 1, given as a percentage. */
+export function shareOption(options: Options, name: string): number | undefined {
+  const text = textOption(options, name)
+  if (text === undefined) return undefined
+  const percent = /^\d{1,3}(\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
+  if (percent <= 100) return percent / 100
+  const flag = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+  throw new Fault('invalid', `--${flag} needs a percentage such as 5%, not "${text}"`)
+}
+
 /** `key=value` words as a record. */
 export function readPairs(option: string, words: readonly string[]): Record<string, string> {
   return Object.fromEntries(

@@ -111,6 +111,23 @@ test('a paused sandbox holds nothing but its build, and goes on as itself', asyn
   assert.equal(machine.references.size, 0)
 })
 
+test('a device state is gone once a VM was resumed from it, and once it is in a build', async (t) => {
+  const { agent, directory } = await world(t)
+  const sandboxes = await agent()
+  const states = async () =>
+    (await readdir(join(directory, 'vms'), { recursive: true })).filter((path) => /devices|restored/.test(path))
+  await sandboxes.create(specOf(1), { signal })
+  await sandboxes.snapshot(id(1), { build: build(1), signal })
+  assert.deepEqual(await states(), [], 'after a snapshot')
+  await sandboxes.pause(id(1), { build: build(2), signal })
+  await sandboxes.resume(specOf(1), { signal })
+  assert.deepEqual(await states(), [], 'after a resume')
+  // What clones share is of the template alone.
+  assert.deepEqual(await readdir(join(directory, 'devices')), [template])
+  await sandboxes.kill(id(1))
+  assert.deepEqual(await states(), [], 'after a kill')
+})
+
 test('a pause that fails lets the sandbox go on, whichever step it failed at', async (t) => {
   for (const failing of ['freeze', 'quiesce', 'stop', 'cutDisk', 'saveDevices', 'captureMemory', 'store']) {
     const { machine, agent } = await world(t)

@@ -146,7 +146,11 @@ async function start(
           }),
     })
   }
-  if (devices !== undefined) await vm.resume()
+  if (devices !== undefined) {
+    // Loaded, and nobody else's: it would stay as long as the VM does.
+    if (devices !== keptDeviceState(parts, manifest.id)) await rm(devices, { force: true })
+    await vm.resume()
+  }
   const token = manifest.snapshot?.channelToken ?? ''
   const channel = await answered(parts, vm, token, { boots: devices === undefined, signal })
   return { place, manifest, mapped: memory.base, memory, vm, link, channel }
@@ -253,7 +257,7 @@ async function deviceState(
     )
   }
   const unfinished = join(own, `${manifest.id}.restored`)
-  const path = join(keptDevices(parts), manifest.id)
+  const path = keptDeviceState(parts, manifest.id)
   if (!overParent && existsSync(path)) return path
   await parts.blocks.ask('devices', { build: manifest.id, path: unfinished }, { signal })
   if (overParent) return unfinished
@@ -266,6 +270,10 @@ async function deviceState(
 /** Device states that clones share; begun anew with each agent, since builds go. */
 export function keptDevices(parts: Pick<Parts, 'directory'>): string {
   return join(parts.directory, 'devices')
+}
+
+function keptDeviceState(parts: Pick<Parts, 'directory'>, build: BuildId): string {
+  return join(keptDevices(parts), build)
 }
 
 /** Ends whatever bears the name of a place, whoever began it. Idempotent; goes on where one part fails. */

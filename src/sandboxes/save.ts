@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises'
 import type { Defaults } from '../blocks/manifest.ts'
 import { allDone } from '../kit/all-done.ts'
 import { Fault } from '../model/fault.ts'
@@ -77,6 +78,8 @@ export async function save(parts: Parts, live: Live, options: SaveOptions): Prom
     await blocks.ask('dropCapture', { capture: build }, { signal: new AbortController().signal }).catch(() => {})
     if (stoppedMs === 0 || !goOn) await goOnAnyway(parts, live)
     throw error
+  } finally {
+    await rm(devices, { force: true })
   }
 }
 

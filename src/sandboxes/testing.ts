@@ -311,7 +311,7 @@ function gripOn(vm: FakeVm, step: Step): Vm {
     exited: vm.ended.promise,
     stop: () => step('stop', () => vm.standStill(true)),
     resume: () => step('resume', () => vm.standStill(false)),
-    saveDevices: () => step('saveDevices', () => {}),
+    saveDevices: (file) => step('saveDevices', () => writeFileSync(file, 'devices')),
     kill: () => step('kill', () => vm.end('killed')),
     [Symbol.asyncDispose]: async () => {},
   }

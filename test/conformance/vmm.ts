@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -85,6 +85,15 @@ export function vmmConformance(name: string, options: VmmConformanceOptions): vo
       await warm[Symbol.asyncDispose]()
       await warm.exited
       assert.equal(isThere(warm.pid), false)
+    })
+
+    test('no device state lies beside a machine that was resumed from it', async () => {
+      const vm = await machines.start(template)
+      assert.deepEqual(
+        (await readdir(vm.directory)).filter((name) => name.startsWith('devices')),
+        [],
+      )
+      await vm.kill()
     })
 
     test('a stopped machine stands still, and goes on where it was', async () => {

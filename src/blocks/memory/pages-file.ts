@@ -1,16 +1,6 @@
-import {
-  chmodSync,
-  closeSync,
-  constants,
-  copyFileSync,
-  linkSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
-import { Fault } from '../../model/fault.ts'
+import { chmodSync, closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { linkFile } from '../../kit/link-file.ts'
+import { fileFault } from '../files.ts'
 import { pageBytes, type Run } from './mapping.ts'
 
 /**
@@ -23,18 +13,18 @@ export interface PagesFile {
 }
 
 export function writePages(path: string, runs: readonly Run[], fill: (fd: number) => void): void {
-  const fd = openSync(path, 'w', 0o600)
   try {
-    fill(fd)
+    const fd = openSync(path, 'w', 0o600)
+    try {
+      fill(fd)
+    } finally {
+      closeSync(fd)
+    }
+    writeRuns(path, runs)
   } catch (error) {
-    rmSync(path, { force: true })
-    if ((error as { code?: unknown }).code === 'ENOSPC')
-      throw new Fault('exhausted', 'the disk is full: the memory could not be copied', { cause: error })
-    throw error
-  } finally {
-    closeSync(fd)
+    removePages(path)
+    throw (error as { code?: unknown }).code === 'ENOSPC' ? fileFault('cannot copy the memory', error) : error
   }
-  writeRuns(path, runs)
 }
 
 /** Declares what the file at `path` holds, and so that it is whole. */
@@ -66,26 +56,20 @@ export function movePages(from: string, to: string): void {
   renameSync(runsPath(from), runsPath(to))
 }
 
-/** Gives the pages a second place; whoever reads them there has them for as long as they like. */
+/**
+ * Gives the pages a second place; whoever reads them there has them for as long as they like. A VMM may be a user of its
+ * own; all directories on the way here but that one's are for the agent's user only.
+ */
 export function linkPages(from: string, to: string): void {
   removePages(to)
-  linkOrCopy(from, to)
-  linkOrCopy(runsPath(from), runsPath(to))
-}
-
-/** A VMM may be a user of its own; all directories on the way here but that one's are for the agent's user only. */
-function linkOrCopy(from: string, to: string): void {
-  try {
-    linkSync(from, to)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error
-    copyFileSync(from, to, constants.COPYFILE_FICLONE)
+  for (const name of [(path: string) => path, runsPath]) {
+    linkFile(name(from), name(to))
+    chmodSync(name(to), 0o644)
   }
-  chmodSync(to, 0o644)
 }
 
 export function removePages(path: string): void {
-  rmSync(runsPath(path), { force: true })
+  for (const runs of [runsPath(path), `${runsPath(path)}.new`]) rmSync(runs, { force: true })
   rmSync(path, { force: true })
 }
 

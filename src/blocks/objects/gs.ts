@@ -3,6 +3,7 @@ import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { ObjectStore } from '../objects.ts'
 import { bytesOf, rangeIn } from './body.ts'
 import { checkKey } from './keys.ts'
+import { refusal } from './refusal.ts'
 
 export interface GsOptions {
   bucket: string
@@ -123,13 +124,20 @@ function statusOf(error: unknown): number | undefined {
   return Number.isInteger(number) ? number : undefined
 }
 
-const codes: Record<number, FaultCode> = { 401: 'denied', 403: 'denied', 404: 'not_found', 507: 'exhausted' }
+const codes: Record<number, FaultCode> = {
+  401: 'denied',
+  403: 'denied',
+  404: 'not_found',
+  413: 'exhausted',
+  507: 'exhausted',
+}
 
 function gsFault(tried: string, error: unknown): Fault {
   if (error instanceof Fault) return error
   const message = sentence(error)
   const isWithoutCredentials = /could not load the default credentials/i.test(message)
   const code = isWithoutCredentials ? 'denied' : (codes[statusOf(error) ?? 0] ?? 'unavailable')
-  const reason = isWithoutCredentials ? 'no Google credentials were found' : message
-  return new Fault(code, `${tried}: ${reason}`, { cause: error })
+  const status = statusOf(error)
+  const said = isWithoutCredentials ? 'no Google credentials were found' : message
+  return refusal(tried, error, { code, status, isTooLarge: status === 413, said })
 }

@@ -3,6 +3,7 @@ import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { ObjectStore } from '../objects.ts'
 import { bytesOf, rangeIn, tailInTwo } from './body.ts'
 import { checkKey } from './keys.ts'
+import { refusal } from './refusal.ts'
 
 export interface S3Options {
   bucket: string
@@ -131,21 +132,34 @@ const codes: Record<string, FaultCode> = {
   ExpiredToken: 'denied',
   InvalidAccessKeyId: 'denied',
   SignatureDoesNotMatch: 'denied',
+  // Amazon's bucket is never full; what Ceph, MinIO and others say of theirs.
   QuotaExceeded: 'exhausted',
+  XMinioAdminBucketQuotaExceeded: 'exhausted',
+  XMinioStorageFull: 'exhausted',
+  InsufficientStorage: 'exhausted',
+  EntityTooLarge: 'exhausted',
+}
+
+const byStatus: Record<number, FaultCode> = {
+  401: 'denied',
+  403: 'denied',
+  404: 'not_found',
+  413: 'exhausted',
+  507: 'exhausted',
 }
 
 function s3Fault(tried: string, error: unknown): Fault {
   if (error instanceof Fault) return error
   const name = error instanceof Error ? error.name : ''
   const status = statusOf(error)
-  const byStatus: FaultCode | undefined =
-    status === 404
-      ? 'not_found'
-      : status === 401 || status === 403
-        ? 'denied'
-        : status === 507
-          ? 'exhausted'
-          : undefined
-  const reason = name === 'CredentialsProviderError' ? 'no AWS credentials were found' : sentence(error)
-  return new Fault(codes[name] ?? byStatus ?? 'unavailable', `${tried}: ${reason}`, { cause: error })
+  const code = codes[name] ?? byStatus[status ?? 0] ?? 'unavailable'
+  const isTooLarge = name === 'EntityTooLarge' || status === 413
+  return refusal(tried, error, { code, status, isTooLarge, said: said(error) })
+}
+
+/** What the server said, if it did say anything. */
+function said(error: unknown): string | undefined {
+  if (error instanceof Error && error.name === 'CredentialsProviderError') return 'no AWS credentials were found'
+  const text = sentence(error)
+  return text === 'UnknownError' || text === 'unknown error' ? undefined : text
 }

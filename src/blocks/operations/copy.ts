@@ -5,21 +5,13 @@ import { keyOf, toHash } from '../hash.ts'
 import type { Manifest } from '../manifest.ts'
 import { buildKey, packKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
-import {
-  corruptPack,
-  entryBytes,
-  maxPackBytes,
-  type PackIndex,
-  type Place,
-  packHead,
-  sealPack,
-  writeEntry,
-} from '../pack.ts'
+import { corruptPack, type PackIndex, packHead } from '../pack.ts'
 import { readManifest, writeReference } from '../store/builds.ts'
 import { inLanes } from '../store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from '../store/condemned.ts'
 import { lookUpBytes, takeTurns } from '../turns.ts'
 import { idsOf, imagesOf, openOf } from './images.ts'
+import { bytesInPack, makePack, type PlacedChunk, splitIntoPacks } from './make-pack.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
 import { idsWantedFirst } from './wanted-first.ts'
 
@@ -78,7 +70,7 @@ export async function copyBuild(
   }
   const first = takeFirst(needed, await idsWantedFirst(from, manifest))
   const { whole, parts } = plan(needed, new Set(first.map(({ pack }) => pack)))
-  const makeAndPut = async (part: readonly Needed[]): Promise<string> => {
+  const makeAndPut = async (part: readonly PlacedChunk[]): Promise<string> => {
     signal?.throwIfAborted()
     const { name, bytes } = await makePack(from, part)
     await put(name, bytes)
@@ -86,7 +78,7 @@ export async function copyBuild(
     return name
   }
   const firstPacks: string[] = []
-  for (const part of partsOf(first)) firstPacks.push(await makeAndPut(part))
+  for (const part of splitIntoPacks(first)) firstPacks.push(await makeAndPut(part))
   await inLanes(whole, lanes, async (pack) => {
     signal?.throwIfAborted()
     await put(pack.name, await readWholePack(from, pack))
@@ -103,8 +95,8 @@ export async function copyBuild(
 }
 
 /** Takes out of `needed` what is wanted first, in its order. */
-function takeFirst(needed: Map<string, Needed>, ids: Iterable<Uint8Array>): Needed[] {
-  const taken: Needed[] = []
+function takeFirst(needed: Map<string, PlacedChunk>, ids: Iterable<Uint8Array>): PlacedChunk[] {
+  const taken: PlacedChunk[] = []
   for (const id of ids) {
     const key = keyOf(id)
     const found = needed.get(key)
@@ -113,20 +105,14 @@ function takeFirst(needed: Map<string, Needed>, ids: Iterable<Uint8Array>): Need
   return taken
 }
 
-interface Needed {
-  id: Uint8Array
-  pack: PackIndex
-  place: Place
-}
-
-function storedBytes(needed: ReadonlyMap<string, Needed>): number {
+function storedBytes(needed: ReadonlyMap<string, PlacedChunk>): number {
   let sum = 0
   for (const { place } of needed.values()) sum += place.storedBytes
   return sum
 }
 
-async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, Needed>> {
-  const needed = new Map<string, Needed>()
+async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, PlacedChunk>> {
+  const needed = new Map<string, PlacedChunk>()
   const among = new Set(manifest.packs)
   const mayGoOn = takeTurns()
   for (const [, image] of imagesOf(manifest)) {
@@ -144,7 +130,11 @@ async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<stri
 }
 
 /** Takes out of `needed` what the other store has, and gives the packs that have it, in the order in which they were named. */
-async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: ObjectStore): Promise<Set<string>> {
+async function findPresent(
+  needed: Map<string, PlacedChunk>,
+  manifest: Manifest,
+  to: ObjectStore,
+): Promise<Set<string>> {
   const used = new Set<string>()
   const asked: string[] = []
   const there = readBuilds(to)
@@ -180,39 +170,23 @@ async function findPresent(needed: Map<string, Needed>, manifest: Manifest, to: 
  * is left of those that something was taken out of.
  */
 function plan(
-  needed: ReadonlyMap<string, Needed>,
+  needed: ReadonlyMap<string, PlacedChunk>,
   broken: ReadonlySet<PackIndex>,
-): { whole: PackIndex[]; parts: Needed[][] } {
-  const byPack = new Map<PackIndex, Needed[]>()
+): { whole: PackIndex[]; parts: PlacedChunk[][] } {
+  const byPack = new Map<PackIndex, PlacedChunk[]>()
   for (const each of needed.values()) {
     const list = byPack.get(each.pack)
     if (list) list.push(each)
     else byPack.set(each.pack, [each])
   }
   const whole: PackIndex[] = []
-  const others: Needed[] = []
+  const rest: PlacedChunk[] = []
   for (const [pack, list] of [...byPack].sort(([a], [b]) => (a.name < b.name ? -1 : 1))) {
-    const isMostly = list.reduce((sum, { place }) => sum + place.storedBytes + entryBytes, 0) * 2 >= pack.size
+    const isMostly = list.reduce((sum, { place }) => sum + bytesInPack(place), 0) * 2 >= pack.size
     if (isMostly && !broken.has(pack)) whole.push(pack)
-    else others.push(...list.sort((a, b) => a.place.offset - b.place.offset))
+    else for (const each of list.sort((a, b) => a.place.offset - b.place.offset)) rest.push(each)
   }
-  return { whole, parts: partsOf(others) }
-}
-
-/** What fits into a pack each, in this order. */
-function partsOf(chunks: readonly Needed[]): Needed[][] {
-  const parts: Needed[][] = []
-  let bytes = Number.POSITIVE_INFINITY
-  for (const each of chunks) {
-    const more = each.place.storedBytes + entryBytes
-    if (bytes + more > maxPackBytes - 1024) {
-      parts.push([])
-      bytes = 0
-    }
-    parts.at(-1)?.push(each)
-    bytes += more
-  }
-  return parts
+  return { whole, parts: splitIntoPacks(rest) }
 }
 
 /** All of a pack, every chunk verified; read once more when it came corrupt. */
@@ -237,18 +211,4 @@ async function firstCorrupt(pack: PackIndex, bytes: Buffer): Promise<string | un
       return `chunk ${toHash(id)} is not what its hash says`
   }
   return undefined
-}
-
-async function makePack(from: BuildSource, part: readonly Needed[]): Promise<{ name: string; bytes: Buffer }> {
-  const entries = Buffer.alloc(part.length * entryBytes)
-  const pieces: Buffer[] = [packHead]
-  let offset = packHead.length
-  for (const [n, { id, pack, place }] of part.entries()) {
-    const { stored } = await from.read(pack, id, place)
-    writeEntry(entries, n * entryBytes, id, { ...place, offset })
-    pieces.push(stored)
-    offset += stored.length
-  }
-  const { name, trailer } = sealPack(entries, offset)
-  return { name, bytes: Buffer.concat([...pieces, trailer]) }
 }

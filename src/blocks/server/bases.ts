@@ -106,7 +106,7 @@ export class Bases {
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const manifest = await content.manifest(build)
     const { disk, packs, snapshot } = manifest
-    const reader = await content.open(disk, { packs })
+    const reader = await content.open(disk, { packs, build })
     const path = join(directory, build)
     const bits = new Uint8Array(new SharedArrayBuffer(Math.ceil(disk.size / disk.chunkBytes / 8) + 1))
     const known = readBits(path)

@@ -87,14 +87,18 @@ export class Captures {
     const beneath = over === null ? undefined : readPages(this.#differencePath(over, image))
     if (beneath) {
       // Nobody waits for it but who resumes the build at once.
-      this.#make(into, () => mergePages(this.find(capture), beneath, into))
-        .catch(() => {})
-        .finally(() => this.drop(capture))
+      this.#make(into, async () => {
+        try {
+          await mergePages(this.find(capture), beneath, into)
+        } finally {
+          this.drop(capture)
+        }
+      }).catch(() => {})
     } else {
       if (over === null) movePages(this.path(capture), into)
       this.drop(capture)
+      this.#evict()
     }
-    this.#evict()
   }
 
   /** Where the pages lie by which a build differs from `base`; `make` is to put them there when they are not. */
@@ -111,7 +115,14 @@ export class Captures {
   #make(path: string, make: () => Promise<void>): Promise<void> {
     const known = this.#making.get(path)
     if (known !== undefined) return known
-    const making = make().finally(() => this.#making.delete(path))
+    const making = make()
+      // Now it counts; before, the limit would hold only one difference later.
+      .then(() => this.#evict({ except: path }))
+      .catch((error: unknown) => {
+        rmSync(`${path}.part`, { force: true })
+        throw error
+      })
+      .finally(() => this.#making.delete(path))
     this.#making.set(path, making)
     return making
   }
@@ -125,7 +136,8 @@ export class Captures {
     await Promise.allSettled(this.#making.values())
   }
 
-  #evict(): void {
+  /** Removes those that were used longest ago when they take too much; never one that somebody waits for. */
+  #evict({ except }: { except?: string } = {}): void {
     const directory = join(this.#directory, 'differences')
     const all = readdirSync(directory)
       .filter((name) => !name.includes('.'))
@@ -135,6 +147,7 @@ export class Captures {
     if (total <= this.#keptBytes) return
     for (const { path, size } of all) {
       if (total <= this.#keptBytes * 0.75) return
+      if (path === except) continue
       removePages(path)
       total -= size
     }

@@ -3,36 +3,39 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { seededRandom } from '../../kit/random.ts'
+import type { Manifest } from '../manifest.ts'
 import { fileObjects } from '../objects/file.ts'
 import { copyBuild } from '../operations/copy.ts'
 import { readBuilds } from '../operations/source.ts'
 import { fresh, openTestStore, readDisk, storeBuild, temporaryDirectory, testBuildId } from '../testing.ts'
-import { openTestServer } from './testing.ts'
+import { openTestServer, type TestServer } from './testing.ts'
 
 const content = fresh(seededRandom('bytes'), 40 * 16 * 1024)
 const build = testBuildId('build')
 
-test('a build that is copied into the directory of a block server that runs can be read there', async () => {
+/** Copies `build` into the directory of a server that runs, as another process does. */
+async function copyInto(server: TestServer): Promise<Manifest> {
   await using elsewhere = await temporaryDirectory()
   await using from = await openTestStore(elsewhere.path)
   const manifest = await storeBuild(from, build, content)
-  await using server = await openTestServer()
-  const directory = server.content.directory
+  const { directory } = server.content
   await copyBuild(readBuilds(from.objects), fileObjects({ directory, random: seededRandom('copy') }), build)
+  return manifest
+}
+
+test('a build that is copied into the directory of a block server that runs can be read there', async () => {
+  await using server = await openTestServer()
+  const manifest = await copyInto(server)
   await server.ask('adopt', { manifest, reference: `build/${build}` })
   assert.ok((await readDisk(server.content, build)).equals(content))
   assert.equal((await server.ask('reference', { name: `build/${build}` })).build, build)
 })
 
 test('a build is not adopted when one of its packs was removed meanwhile', async () => {
-  await using elsewhere = await temporaryDirectory()
-  await using from = await openTestStore(elsewhere.path)
-  const manifest = await storeBuild(from, build, content)
   await using server = await openTestServer()
-  const directory = server.content.directory
-  await copyBuild(readBuilds(from.objects), fileObjects({ directory, random: seededRandom('copy') }), build)
-  await rm(join(directory, 'builds', `${build}.json`))
-  await rm(join(directory, 'packs', manifest.packs[0] ?? ''))
+  const manifest = await copyInto(server)
+  await rm(join(server.content.directory, 'builds', `${build}.json`))
+  await rm(join(server.content.directory, 'packs', manifest.packs[0] ?? ''))
   await assert.rejects(server.ask('adopt', { manifest, reference: `build/${build}` }), {
     code: 'conflict',
     message: /pack [0-9a-f]{64} of build .* is missing/,

@@ -12,11 +12,22 @@ import { Defaults, Image, Manifest } from '../manifest.ts'
  */
 
 /** One more whenever requests, answers, or what lies on disk and in sockets is not what it was. */
-export const blockServerVersion = 2
+export const blockServerVersion = 3
 
 const Name = z.string().regex(/^[0-9a-z-]{1,64}$/)
 const Path = z.string().max(4096)
 const Condemned = z.strictObject({ builds: z.array(BuildId), packs: z.array(z.string()), bytes: z.number() })
+const Repacked = z.strictObject({
+  packs: z.array(z.string()),
+  bytes: z.number(),
+  made: z.array(z.string()),
+  madeBytes: z.number(),
+  builds: z.array(BuildId),
+  keptBytes: z.number(),
+  unusedBytes: z.number(),
+  unusedBytesAfter: z.number(),
+  problems: z.array(z.string()),
+})
 
 export const requests = {
   /**
@@ -133,10 +144,11 @@ export const requests = {
   setReference: z.strictObject({ name: z.string().max(200), build: BuildId }),
   /** Removes a name; what only it led to is freed by the next collection. */
   deleteReference: z.strictObject({ name: z.string().max(200) }),
-  /** Removes what no reference leads to; see src/blocks/operations/collect.ts. */
+  /** Removes what no reference leads to; see src/blocks/operations/collect.ts, and repack.ts for `maxUnused`. */
   collect: z.strictObject({
     graceMs: z.int().nonnegative().optional(),
     layerAgeMs: z.int().nonnegative().optional(),
+    maxUnused: z.number().min(0).max(1).optional(),
     dryRun: z.boolean().optional(),
   }),
   /** Makes a build of packs that somebody has copied into the content directory; `conflict` when one is not there. */
@@ -189,6 +201,7 @@ export const answers = {
     removed: Condemned,
     /** Absent from servers of earlier versions, which go on until they end. */
     layers: z.strictObject({ kept: z.int(), removed: z.array(z.string()) }).optional(),
+    repacked: Repacked.optional(),
     problems: z.array(z.string()),
   }),
   adopt: z.strictObject({}),

@@ -135,7 +135,7 @@ async function storeMemory(
   const pages = captures.find(capture)
   const manifest = base === null ? undefined : await content.manifest(base)
   const image = manifest?.snapshot?.memory
-  const reader = image && manifest && (await content.open(image, { packs: manifest.packs }))
+  const reader = image && manifest && (await content.open(image, { packs: manifest.packs, build: manifest.id }))
   const held = base === null ? undefined : await memories.find(base)
   const size = captures.noteOf(capture).size
   const changed = await storePages(writer, {

@@ -40,8 +40,8 @@ export function makeBuildWriter({
   basedOn: Manifest | undefined
   /** Packs that a collection is about to remove: nothing new may rely on them. */
   condemned: ReadonlySet<string>
-  /** Brings the indexes of packs here. */
-  openPacks: (names: readonly string[]) => Promise<void>
+  /** Brings the indexes of packs here, or of those that hold the same now; gives the packs that it has brought. */
+  openPacks: (names: readonly string[]) => Promise<readonly string[]>
 }): BuildWriter {
   const mayUse = (parents: ReadonlySet<string>) => (number: number) => {
     const pack = packs.byNumber(number)
@@ -103,8 +103,8 @@ export function makeBuildWriter({
   }
 
   /** The packs that hold what the images name: those made here are added by the caller. */
-  const packsBehind = async (images: readonly Image[], basedOn: Manifest | undefined): Promise<Set<string>> => {
-    const parents = new Set([...(basedOn?.packs ?? []), ...(startedFrom?.packs ?? [])])
+  const packsBehind = async (images: readonly Image[], basedOn: readonly string[]): Promise<Set<string>> => {
+    const parents = new Set([...basedOn, ...(startedFrom?.packs ?? [])])
     const accepts = mayUse(parents)
     const own = new Set(newPacks.map(({ name }) => name))
     const used = new Set<string>()
@@ -164,12 +164,12 @@ export function makeBuildWriter({
       await settled()
       await data.writer.finish()
       await pages.writer.finish()
-      await openPacks(basedOn?.packs ?? [])
+      const parents = await openPacks(basedOn?.packs ?? [])
       const images = [
         manifest.disk,
         ...(manifest.snapshot ? [manifest.snapshot.memory, manifest.snapshot.devices] : []),
       ]
-      const used = await packsBehind(images, basedOn)
+      const used = await packsBehind(images, parents)
       for (const { name } of newPacks) used.add(name)
       const addedBytes = newPacks.reduce((sum, { size }) => sum + size, 0)
       const whole = Manifest.parse({ format: 1, ...manifest, packs: [...used], addedBytes })

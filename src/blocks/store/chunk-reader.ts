@@ -26,14 +26,18 @@ export interface ReadOptions {
 export interface ChunkReader {
   chunk(id: Uint8Array, options?: ReadOptions): Promise<Buffer>
   open(image: Image, options: { packs: readonly string[]; build?: BuildId }): Promise<ImageReader>
-  /** Reads the indexes of packs that are not known yet: here, or from the object store, if there is one. */
-  openPacks(names: readonly string[]): Promise<void>
+  /**
+   * Reads the indexes of packs that are not known yet: here, or from the object store, if there is one. When some are gone
+   * there because the store was repacked, opens those that have taken their place; gives all that are open now.
+   */
+  openPacks(names: readonly string[], options?: { build?: BuildId | undefined }): Promise<readonly string[]>
 }
 
 export function makeChunkReader({
   directory,
   packs,
   upstream,
+  packsNow,
   cacheBytes,
   log,
 }: {
@@ -41,6 +45,8 @@ export function makeChunkReader({
   directory: string
   packs: LocalPacks
   upstream: Upstream | undefined
+  /** The packs that hold a build now, as far as the object store knows. */
+  packsNow: (build: BuildId) => Promise<readonly string[]>
   cacheBytes: number
   log: Log
 }): ChunkReader {
@@ -91,12 +97,9 @@ export function makeChunkReader({
     throw new Fault('conflict', `${what} is corrupt in ${places}${upstream ? ` and in ${upstream.objects.url}` : ''}`)
   }
 
-  const fetchAndRead = async (
-    id: Uint8Array,
-    { packs: names = [], near }: ReadOptions,
-    corrupt: string[],
-  ): Promise<Buffer | undefined> => {
+  const fetchAndRead = async (id: Uint8Array, options: ReadOptions, corrupt: string[]): Promise<Buffer | undefined> => {
     if (!upstream) return undefined
+    const { packs: names = [], build, near } = options
     const here = (): { pack: LocalPack; entry: number } | undefined => {
       for (const { pack: number, entry } of packs.chunks.find(id)) {
         const pack = packs.byNumber(number)
@@ -104,7 +107,7 @@ export function makeChunkReader({
       }
       return undefined
     }
-    if (!here()) await openPacks(names)
+    if (!here()) await openPacks(names, { build })
     const found = here()
     if (!found) return undefined
     const { pack, entry } = found
@@ -118,7 +121,11 @@ export function makeChunkReader({
       } catch (error) {
         // No room to keep it, or the pack was evicted to make some: then it is read without being kept.
         if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'not_found')) throw error
-        return upstream.readPast(pack, entry)
+        const past = await upstream.readPast(pack, entry)
+        if (past || (await upstream.has(pack))) return past
+        // Gone there: what was needed of it lies elsewhere now.
+        await packs.remove(pack)
+        return fetchAndRead(id, options, corrupt)
       }
       const bytes = await packs.read(pack, entry)
       if (bytes) return bytes
@@ -129,7 +136,21 @@ export function makeChunkReader({
     return undefined
   }
 
-  const openPacks = async (names: readonly string[]): Promise<void> => {
+  const openPacks: ChunkReader['openPacks'] = async (names, { build } = {}) => {
+    try {
+      await openAll(names)
+      return names
+    } catch (error) {
+      if (!build || !(error instanceof Fault) || error.code !== 'conflict') throw error
+      const now = (await packsNow(build)).filter((name) => !names.includes(name))
+      if (now.length === 0) throw error
+      await openAll(now)
+      await Promise.allSettled(names.map((name) => openAll([name])))
+      return [...now, ...names].filter((name) => packs.byName(name))
+    }
+  }
+
+  const openAll = async (names: readonly string[]): Promise<void> => {
     const unknown = names.filter((name) => !packs.byName(name))
     if (unknown.length === 0) return
     // Another process may have copied them here.
@@ -144,12 +165,18 @@ export function makeChunkReader({
   const isKnown = (id: Uint8Array): boolean => packs.chunks.first(id, () => true) !== undefined
 
   /** Until these chunks are found: the first pack has what is wanted first, where somebody has put it together. */
-  const openPacksWith = async (ids: readonly Uint8Array[], names: readonly string[]): Promise<void> => {
+  const openPacksWith = async (
+    ids: readonly Uint8Array[],
+    names: readonly string[],
+    build: BuildId | undefined,
+  ): Promise<void> => {
     const [first] = names
     if (first === undefined || ids.every(isKnown)) return
-    await packs.scan(directory, 'whole', packs.byName(first) ? [] : [first])
-    if (upstream && !packs.byName(first)) await upstream.openPack(first, { endBytes: firstPackEndBytes })
-    if (!ids.every(isKnown)) await openPacks(names)
+    if (upstream && !packs.byName(first)) {
+      await packs.scan(directory, 'whole', [first])
+      if (!packs.byName(first)) await upstream.openPack(first, { endBytes: firstPackEndBytes }).catch(leaveToOthers)
+    }
+    if (!ids.every(isKnown)) await openPacks(names, { build })
   }
 
   return {
@@ -157,7 +184,7 @@ export function makeChunkReader({
     openPacks,
     async open(image, { packs: names, build }) {
       const prefetchOf = async (ids: readonly Uint8Array[], signal?: AbortSignal) => {
-        await openPacksWith(ids, names)
+        await openPacksWith(ids, names, build)
         await prefetch(ids, signal)
       }
       return openImage(image, {
@@ -189,7 +216,7 @@ export function makeChunkReader({
       const requests = [...wanted].flatMap(([pack, entries]) =>
         ranges(pack.index, entries).map((range) => [pack, range] as const),
       )
-      await inLanes(requests, prefetchLanes, ([pack, range]) => upstream.fetch(pack, range))
+      await inLanes(requests, prefetchLanes, ([pack, range]) => upstream.fetch(pack, range).catch(leaveToReaders))
     }
   }
 }
@@ -200,6 +227,16 @@ const firstPackEndBytes = 512 * 1024
 const prefetchTogether = 256
 /** Requests at the same time, so few that whoever waits for a chunk is not behind all of them. */
 const prefetchLanes = 16
+
+/** Whatever is wrong with one pack, its chunks may lie in others. */
+function leaveToOthers(error: unknown): void {
+  if (!(error instanceof Fault) || error.code !== 'conflict') throw error
+}
+
+/** A pack that is gone was evicted or repacked: whoever reads its chunks finds them. */
+function leaveToReaders(error: unknown): void {
+  if (!(error instanceof Fault) || error.code !== 'not_found') throw error
+}
 
 /** Whole packs first, then fetched ones that have the chunk or may have it. */
 function whatIsHere(packs: LocalPacks, id: Uint8Array): Location[] {

@@ -29,6 +29,8 @@ export interface Upstream {
     options?: { again?: boolean; until?: 'all' | 'first' },
   ): Promise<void>
   isUnderWay(pack: LocalPack, entry: number): boolean
+  /** Whether the object store still has the pack. */
+  has(pack: LocalPack): Promise<boolean>
   /** One chunk past what lies here; undefined when it is not there either, or not what it should be. */
   readPast(pack: LocalPack, entry: number): Promise<Buffer | undefined>
   /** Bytes of packs' chunks and indexes that were fetched so far. */
@@ -126,6 +128,7 @@ export function makeUpstream({
       return found
     },
     isUnderWay: (pack, entry) => fetching.get(pack)?.has(entry) ?? false,
+    has: async (pack) => (await objects.size(packKey(pack.index.name))) !== undefined,
     async readPast(pack, entry) {
       const place = placeAt(pack.index.entries, entry)
       const stored = await get(pack.index.name, place.offset, place.storedBytes).catch((error: Fault) => {

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { s3Credentials, startS3 } from '../../../test/fixtures/s3.ts'
 import { startBlockServer } from '../../blocks/server/start.ts'
-import { openTestStore, readDisk, storeBuild, testBuildId } from '../../blocks/testing.ts'
+import { fresh, openTestStore, readDisk, storeBuild, testBuildId } from '../../blocks/testing.ts'
+import { seededRandom } from '../../kit/random.ts'
 import { systemClock } from '../../kit/system-clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { firstContent, secondContent, testBuilds } from './testing.ts'
@@ -150,6 +151,36 @@ test('what no name leads to waits for its time and goes, and a dry run changes n
   assert.match(now.out, new RegExp(`${third} +removed`))
   assert.match(now.out, /freed: 1 builds? and [12] packs?/)
   assert.equal((await at.shell.run('build', 'verify', '--all', '--store', at.store)).code, 0)
+})
+
+test('packs of which little is needed are rewritten when that is asked for', async () => {
+  await using at = await testBuilds()
+  const large = fresh(seededRandom('large'), 100 * 65_536)
+  {
+    await using store = await openTestStore(at.store)
+    const parent = await storeBuild(store, testBuildId('large'), large, { chunkBytes: 65_536 })
+    const options = { chunkBytes: 65_536, parent, reference: 'small' }
+    await storeBuild(store, testBuildId('small'), large.subarray(0, 5 * 65_536), options)
+  }
+  const gc = (...args: string[]) => at.shell.run('build', 'gc', '--store', at.store, '--grace', '0s', ...args)
+  for (let round = 0; round < 2; round++) assert.doesNotMatch((await gc()).out, /repack/)
+  const dry = await gc('--repack', '--dry-run')
+  assert.match(
+    dry.out,
+    /\nwould repack: 1 pack, 3\.\d MiB, of which 1\d\d\.\d KiB is needed; a collection from .* frees the old ones\n/,
+  )
+  assert.match((await gc('--repack')).out, /\nrepacked: 1 pack, /)
+  assert.match((await gc('--max-unused', '2%')).out, /freed: 0 builds and 1 pack, 3.*\n(.*\n)+repacked: nothing, /)
+  assert.equal((await at.shell.run('build', 'verify', '--all', '--store', at.store)).code, 0)
+  await using server = await startBlockServer({ directory: join(at.path, 'blocks'), clock: systemClock, signal })
+  try {
+    const store = join(at.path, 'blocks/content')
+    const asked = await at.shell.run('build', 'gc', '--store', store, '--repack', '-o', 'json')
+    assert.deepEqual(JSON.parse(asked.out).repacked.packs, [])
+  } finally {
+    await server.ask('stop', {}, { signal })
+  }
+  assert.match((await gc('--max-unused', 'much')).err, /--max-unused needs a percentage such as 5%, not "much"/)
 })
 
 test('a store that another process has open is not collected from outside', async () => {

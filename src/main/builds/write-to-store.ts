@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Manifest } from '../../blocks/manifest.ts'
 import type { ObjectStore } from '../../blocks/objects.ts'
-import { type CollectOptions, type CollectReport, collect } from '../../blocks/operations/collect.ts'
+import { type CleanOptions, type CleanReport, collectAndRepack } from '../../blocks/operations/collect-and-repack.ts'
 import { connectBlockServer } from '../../blocks/server/client.ts'
 import type { BlockServer } from '../../blocks/server/protocol.ts'
 import { blockServerSocket } from '../../blocks/server/start.ts'
@@ -19,14 +19,14 @@ import type { BuildStore } from './store.ts'
 export interface WritableStore extends AsyncDisposable {
   /** To copy builds to. What makes a build of them goes through the block server. */
   readonly objects: ObjectStore
-  collect(options: Omit<CollectOptions, 'clock'>): Promise<Collected>
+  collect(options: Omit<CleanOptions, 'clock'>): Promise<Collected>
 }
 
 /** A block server of an earlier version says nothing of layers. */
-export type Collected = Omit<CollectReport, 'layers'> & { layers?: CollectReport['layers'] | undefined }
+export type Collected = Omit<CleanReport, 'layers'> & { layers?: CleanReport['layers'] | undefined }
 
 export async function writeToStore(cli: Cli, { objects, directory }: BuildStore): Promise<WritableStore> {
-  const here = (options: Omit<CollectOptions, 'clock'>) => collect(objects, { clock: cli.clock, ...options })
+  const here = (options: Omit<CleanOptions, 'clock'>) => collectAndRepack(objects, { clock: cli.clock, ...options })
   // Only a content store has a lock; any other directory, and every bucket, is shared by rules that need none.
   if (directory === undefined || !existsSync(join(directory, 'lock')))
     return { objects, collect: here, [Symbol.asyncDispose]: async () => {} }

@@ -94,6 +94,7 @@ class Firecracker implements Vmm {
       await api.put('/snapshot/load', request, { signal }).catch((error: unknown) => {
         throw refusal(error)
       })
+      await rm(filesOf(directory).devicesIn, { force: true })
       // Its devices look at their queues in memory only when the machine goes on, so this is early enough.
       await options.beforeLoad?.(process.note.vmm.pid)
       return machineOf(process)

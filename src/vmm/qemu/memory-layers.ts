@@ -1,6 +1,7 @@
 import { existsSync, realpathSync } from 'node:fs'
-import { link, readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
+import { linkFile } from '../../kit/link-file.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MemoryImage } from '../vmm.ts'
 import { filesOf } from './command.ts'
@@ -25,13 +26,8 @@ export async function placeLayers(directory: string, { isLazy = false, over }: M
   const files = filesOf(directory)
   if (isLazy) await writeFile(files.lazy, '')
   if (over === undefined) return
-  for (const [from, to] of [
-    [over, files.over],
-    [`${over}.runs`, files.overRuns],
-  ] as const) {
-    await rm(to, { force: true })
-    await link(from, to)
-  }
+  linkFile(over, files.over)
+  linkFile(`${over}.runs`, files.overRuns)
 }
 
 /** A QEMU that was linked to take no library would start on memory without what its machine had changed. */

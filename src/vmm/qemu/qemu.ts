@@ -1,5 +1,5 @@
 import { closeSync, openSync } from 'node:fs'
-import { copyFile, stat } from 'node:fs/promises'
+import { copyFile, rm, stat } from 'node:fs/promises'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
@@ -122,6 +122,7 @@ class Qemu implements Vmm {
       // Its memory is there from now on, and filling it is the longest part of waking a paused machine.
       await allDone([this.#attach(process, options), options.beforeLoad?.(process.mark.pid)])
       await loadDevices(process, { signal })
+      await rm(filesOf(directory).devicesIn, { force: true })
       return this.#machine(process)
     })
   }
