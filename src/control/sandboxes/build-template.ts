@@ -14,7 +14,7 @@ import { addAudit, addEvent } from '../marks.ts'
 import { buildLogWriter } from './build-log.ts'
 import { findBuildFor } from './builds.ts'
 import type { Desk } from './desk.ts'
-import { failBuild, finishBuild } from './rows.ts'
+import { failBuild, finishBuild, putBuild } from './rows.ts'
 import { checkAlias, checkTag, putAlias, putTag } from './templates.ts'
 
 export interface BuildWish {
@@ -63,25 +63,13 @@ export async function beginBuild(
   const { result } = await control.store.write((tx) => {
     for (const tag of wish.tags) checkTag(tx, { template: wish.template, tag })
     for (const alias of wish.aliases ?? []) checkAlias(tx, { template: wish.template, alias })
-    const build: Build = {
-      id,
+    const build = putBuild(tx, {
+      ...{ id, reason: 'template', nodes: [node.id], by },
       template: wish.template,
       parent: from?.build.id ?? null,
-      reason: 'template',
-      status: 'building',
-      sandbox: null,
-      nodes: [node.id],
-      machine: null,
       diskMiB: wish.recipe.diskMiB ?? null,
-      addedBytes: null,
-      store: '',
-      compat: '',
       steps: [wish.recipe, ...(wish.recipe.stages ?? [])].reduce((sum, { steps = [] }) => sum + steps.length, 0),
-      createdAt: tx.now,
-      changedAt: tx.now,
-      by,
-    }
-    tx.put('builds', build)
+    })
     addAudit(tx, { by, action: 'template.build', subject: `${wish.template} ${id}` })
     return build
   })

@@ -46,32 +46,38 @@ export function specOf(row: Sandbox, build: BuildId, env: Record<string, string>
   }
 }
 
+/** The only place where a build's row is made; what is not given is not known yet. */
+export function putBuild(tx: Tx, given: Partial<Build> & Pick<Build, 'id' | 'reason' | 'nodes' | 'by'>): Build {
+  const build: Build = {
+    template: null,
+    parent: null,
+    status: 'building',
+    sandbox: null,
+    machine: null,
+    diskMiB: null,
+    addedBytes: null,
+    store: '',
+    compat: '',
+    steps: 0,
+    createdAt: tx.now,
+    changedAt: tx.now,
+    ...given,
+  }
+  tx.put('builds', build)
+  return build
+}
+
 /** A build that is being made of a sandbox. */
 export function putBuildOf(
   tx: Tx,
   { id, of, reason, by }: { id: BuildId; of: Sandbox; reason: BuildReason; by: string },
 ): Build {
   const parent = tx.get('builds', of.build)
-  const build: Build = {
-    id,
-    template: null,
-    parent: of.build,
-    reason,
-    status: 'building',
-    sandbox: of.id,
-    nodes: [of.node],
-    machine: parent?.machine ?? null,
-    diskMiB: parent?.diskMiB ?? null,
-    addedBytes: null,
-    store: '',
-    compat: parent?.compat ?? '',
-    steps: 0,
-    createdAt: tx.now,
-    changedAt: tx.now,
-    by,
-  }
-  tx.put('builds', build)
-  return build
+  const { machine = null, diskMiB = null, compat = '' } = parent ?? {}
+  return putBuild(tx, {
+    ...{ id, reason, by, parent: of.build, sandbox: of.id, nodes: [of.node] },
+    ...{ machine, diskMiB, compat },
+  })
 }
 
 /** It is safe on the node's disk. */
