@@ -34,7 +34,7 @@ export function isOver(phase: SandboxPhase): boolean {
 export const SandboxSpec = z.strictObject({
   id: SandboxId,
   build: BuildId,
-  /** For every command; may hold secrets, so it is kept in memory only, on the node and nowhere else. */
+  /** For every command; may hold secrets, so the node keeps it for itself and puts it into no snapshot. */
   env: z.record(z.string().max(255), z.string().max(32_768)).default({}),
   user: z.string().max(64).optional(),
   cwd: z.string().max(4096).optional(),
@@ -58,7 +58,7 @@ export type MachineShape = z.infer<typeof MachineShape>
 export const timeoutActions = ['kill', 'pause'] as const
 export type TimeoutAction = (typeof timeoutActions)[number]
 
-/** A sandbox as stored. Its environment is not here, because it may hold secrets: only its node has it, in memory. */
+/** A sandbox as stored. Its environment is in a table of its own, because it may hold secrets, and this is shown. */
 export interface Sandbox {
   id: SandboxId
   phase: SandboxPhase

@@ -12,6 +12,7 @@ import { isElsewhere, nodesWith } from './builds.ts'
 import { converge, putBack, putResumed } from './converge.ts'
 import { reservation } from './create.ts'
 import { type Asked, type Busy, type Desk, occupy } from './desk.ts'
+import { environmentOf } from './environment.ts'
 import { endOnNode } from './kill.ts'
 import { enter, get, specOf, tell, wrongPhase } from './rows.ts'
 import { startsOf } from './starts.ts'
@@ -42,7 +43,8 @@ async function resume(desk: Desk, { id, node: home }: Sandbox, { by }: Asked, bu
   const { result: row } = await control.store.write((tx) => putResuming(tx, id, node, by))
   const build = row.pausedBuild as BuildId
   try {
-    await askNode(nodes, node.id, { op: 'resume', spec: specOf(row, build) }, { signal })
+    const spec = specOf(row, build, environmentOf(control.store.view, id))
+    await askNode(nodes, node.id, { op: 'resume', spec }, { signal })
     const { result } = await control.store.write((tx) => {
       const current = get(tx, id)
       return current.phase === 'resuming' ? putResumed(tx, current) : current

@@ -12,6 +12,7 @@ import {
 } from '../../model/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import { addEvent } from '../marks.ts'
+import { dropEnvironment } from './environment.ts'
 
 /** The only way in which a phase changes. A change that the table does not know is a bug of ours, not of a user. */
 export function enter(tx: Tx, row: Sandbox, phase: SandboxPhase, more: Partial<Sandbox> = {}): Sandbox {
@@ -20,8 +21,15 @@ export function enter(tx: Tx, row: Sandbox, phase: SandboxPhase, more: Partial<S
   const { reason: _past, ...kept } = row
   const next: Sandbox = { ...kept, phase, changedAt: tx.now, epoch: epochOf(tx, row.node), ...more }
   if (isOver(phase) || !holdsRoom(next)) next.expiresAt = null
+  if (isOver(phase)) dropEnvironment(tx, row.id)
   tx.put('sandboxes', next)
   return next
+}
+
+/** Of one that did not come to be nothing stays. */
+export function deleteRow(tx: Tx, id: SandboxId): void {
+  tx.delete('sandboxes', id)
+  dropEnvironment(tx, id)
 }
 
 export function epochOf(tx: Tx, node: NodeId): number {
@@ -34,7 +42,7 @@ export function expiryFrom(now: number, { timeoutMs }: Pick<Sandbox, 'timeoutMs'
 }
 
 /** What its node is told of it. */
-export function specOf(row: Sandbox, build: BuildId, env: Record<string, string> = {}): SandboxSpec {
+export function specOf(row: Sandbox, build: BuildId, env: Record<string, string>): SandboxSpec {
   return {
     id: row.id,
     build,

@@ -403,7 +403,7 @@ export class FakeNode {
         if (!this.sandboxes.has(request.spec.id)) this.#put(request.spec, 'paused')
         const found = this.#get(request.spec.id)
         if (found.phase !== 'paused' && found.phase !== 'running') throw new Fault('conflict', 'it is not paused')
-        found.spec = { ...request.spec, env: found.spec.env }
+        found.spec = { ...request.spec, env: { ...found.spec.env, ...request.spec.env } }
         found.phase = 'running'
         found.build = request.spec.build
         return {}
