@@ -207,7 +207,7 @@ interface FakeCommand {
   /** Frames of all that it wrote, and of its end. */
   kept: Buffer[]
   code: number | null
-  hears: ((frame: Buffer) => void) | undefined
+  hears: Set<(frame: Buffer) => void>
 }
 
 /** What an agent with sandboxes answers. `before` and `after` may wait, or throw, to be slow or to fail. */
@@ -337,8 +337,6 @@ export class FakeNode {
       this.#running(id)
       const command = this.commands.get(pid)
       if (!command) throw new Fault('not_found', `no command with process id ${pid} is known in the guest`)
-      if (command.hears)
-        throw new Fault('conflict', `somebody is attached to the command with process id ${pid} already`)
       await carry(command, stream, { from, terminal: false })
     },
     sandboxFile: async (asked, stream) => {
@@ -566,10 +564,10 @@ async function startCommand(request: SandboxExecStream, env: Record<string, stri
   })
   child.stdin.on('error', () => {})
   if (!request.stdin) child.stdin.end()
-  const command: FakeCommand = { child, words: request.command, kept: [], code: null, hears: undefined }
+  const command: FakeCommand = { child, words: request.command, kept: [], code: null, hears: new Set() }
   const say = (piece: Buffer) => {
     command.kept.push(piece)
-    command.hears?.(piece)
+    for (const hear of command.hears) hear(piece)
   }
   child.stdout.on('data', (chunk: Buffer) => say(encodeFrame(frame.stdout, chunk)))
   child.stderr.on('data', (chunk: Buffer) => say(encodeFrame(terminal ? frame.stdout : frame.stderr, chunk)))
@@ -604,9 +602,9 @@ async function carry(
   }
   hear(encodeFrame(frame.started, JSON.stringify({ pid: child.pid, from, terminal })))
   for (const piece of command.kept.slice(from)) hear(piece)
-  command.hears = hear
+  command.hears.add(hear)
   stream.once('close', () => over.resolve())
   await over.promise
-  command.hears = undefined
+  command.hears.delete(hear)
   if (!stream.destroyed) stream.end()
 }
