@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { Egress } from './egress.ts'
+import { Fault, faultCodes, StepFault } from './fault.ts'
 import { BuildId, type NodeId, SandboxId } from './ids.ts'
 
 export { Egress } from './egress.ts'
@@ -125,6 +126,14 @@ export type BuildStatus = (typeof buildStatuses)[number]
 export const buildReasons = ['template', 'snapshot', 'pause', 'fork'] as const
 export type BuildReason = (typeof buildReasons)[number]
 
+/** Why a build failed: what its recipe ran (`step`), or as faults say it. */
+export const buildFailures = ['step', ...faultCodes] as const
+export type BuildFailure = (typeof buildFailures)[number]
+
+export function buildFailureOf(thrown: unknown): BuildFailure {
+  return thrown instanceof StepFault ? 'step' : Fault.from(thrown).code
+}
+
 /** One immutable snapshot of a machine. */
 export interface Build {
   id: BuildId
@@ -150,6 +159,8 @@ export interface Build {
   /** Of its steps, for people. */
   steps: number
   error?: string
+  /** Set with `error`; rows of earlier versions lack it. */
+  failure?: BuildFailure
   createdAt: number
   changedAt: number
   by: string

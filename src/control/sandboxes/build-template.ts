@@ -1,9 +1,9 @@
 import type { Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { Fault, sentence } from '../../model/fault.ts'
+import { Fault, StepFault, sentence } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import type { Node } from '../../model/node.ts'
-import type { Build, BuildLogLine } from '../../model/sandbox.ts'
+import { type Build, type BuildLogLine, buildFailureOf } from '../../model/sandbox.ts'
 import { askOfSandbox } from '../../placement/fit.ts'
 import { placeSandbox } from '../../placement/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
@@ -172,7 +172,7 @@ async function fail({ control }: Desk, id: BuildId, { wish, node }: Building, er
   const why = sentence(error)
   await control.store.write((tx) => {
     if (tx.get('builds', id)?.status !== 'building') return
-    failBuild(tx, id, why)
+    failBuild(tx, id, why, buildFailureOf(error))
     addEvent(tx, {
       level: 'error',
       kind: 'template.failed',
@@ -189,7 +189,7 @@ export async function failOrphanedBuilds({ control }: Pick<Desk, 'control'>): Pr
     for (const build of [...tx.all('builds')]) {
       // One of a pause settles with its sandbox.
       if (build.status === 'building' && build.reason !== 'pause')
-        failBuild(tx, build.id, 'the control plane was started anew while it was built; build it again')
+        failBuild(tx, build.id, 'the control plane was started anew while it was built; build it again', 'unavailable')
     }
   })
 }
@@ -210,7 +210,10 @@ async function listen(stream: Duplex, log: (line: BuildLogLine) => void) {
     if (!line.success) throw new Fault('unavailable', 'what the node says of the build cannot be understood')
     if ('log' in line.data) log(line.data.log)
     else if ('built' in line.data) return line.data.built
-    else throw new Fault(line.data.fault.code, line.data.fault.message)
+    else {
+      const { code, message, step = false } = line.data.fault
+      throw step ? new StepFault(code, message) : new Fault(code, message)
+    }
   }
   throw new Fault('unavailable', 'the node broke the build off without saying why')
 }

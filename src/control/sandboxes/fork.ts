@@ -1,6 +1,6 @@
 import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
-import { isOver, type Sandbox } from '../../model/sandbox.ts'
+import { buildFailureOf, isOver, type Sandbox } from '../../model/sandbox.ts'
 import { askOfSandbox, fit, withSandbox } from '../../placement/fit.ts'
 import type { Tx } from '../../store/store.ts'
 import type { ForkAnswer } from '../../wire/sandbox-answers.ts'
@@ -178,7 +178,7 @@ async function conclude(
 
 async function withdraw(desk: Desk, children: readonly Sandbox[], build: BuildId, error: unknown): Promise<void> {
   await desk.control.store.write((tx) => {
-    failBuild(tx, build, sentence(error))
+    failBuild(tx, build, sentence(error), buildFailureOf(error))
     for (const child of children) {
       const row = tx.get('sandboxes', child.id)
       if (row && !isOver(row.phase)) deleteRow(tx, child.id)

@@ -2,6 +2,7 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId, NodeId, SandboxId } from '../../model/ids.ts'
 import {
   type Build,
+  type BuildFailure,
   type BuildReason,
   holdsRoom,
   isOver,
@@ -104,10 +105,10 @@ export function finishBuild(tx: Tx, id: BuildId, node: NodeId, more: Partial<Bui
   })
 }
 
-export function failBuild(tx: Tx, id: BuildId, error: string): void {
+export function failBuild(tx: Tx, id: BuildId, why: string, failure: BuildFailure): void {
   const build = tx.get('builds', id)
   if (build?.status !== 'building') return
-  tx.put('builds', { ...build, status: 'failed', error: error.slice(0, 2000), changedAt: tx.now })
+  tx.put('builds', { ...build, status: 'failed', error: why.slice(0, 2000), failure, changedAt: tx.now })
 }
 
 /** Told to people; `sandbox.` goes before the kind. */
@@ -124,7 +125,7 @@ export function tell(
 /** It ended without anybody having asked. What it was being saved to is nothing any more. */
 export function fail(tx: Tx, row: Sandbox, reason: string): Sandbox {
   if (isOver(row.phase)) return row
-  if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, reason)
+  if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, reason, 'unavailable')
   tell(tx, row, 'failed', reason, 'error')
   return enter(tx, row, 'failed', { reason })
 }

@@ -8,7 +8,7 @@ import type { Clock } from '../../kit/clock.ts'
 import { silentLog } from '../../kit/log.ts'
 import { type Random, seededRandom } from '../../kit/random.ts'
 import { SteppedClock } from '../../kit/stepped-clock.ts'
-import { Fault } from '../../model/fault.ts'
+import { Fault, StepFault } from '../../model/fault.ts'
 import { type BuildId, encodeId, type NodeId, type SandboxId } from '../../model/ids.ts'
 import type { NodeFacts } from '../../model/node.ts'
 import { type Build, isOver, type SandboxPhase, type SandboxSpec } from '../../model/sandbox.ts'
@@ -383,7 +383,7 @@ export class FakeNode {
         this.builds.add(request.build)
       } catch (error) {
         const { code, message } = Fault.from(error)
-        say({ fault: { code, message } })
+        say({ fault: { code, message, ...(error instanceof StepFault ? { step: true } : {}) } })
       }
       stream.end()
     },
