@@ -93,7 +93,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     log.info({ allocations: allocations.count }, 'took over the allocations of an earlier agent')
 
   const services = streamServices(parts, allocations)
-  const offered = options.sandboxes ? { ...services, ...sandboxStreamServices(options.sandboxes) } : services
+  const offered = options.sandboxes ? { ...services, ...sandboxStreamServices(options.sandboxes, options) } : services
   const newFacts = options.newFacts ?? new Wakeup()
   const instance = encodeId(options.random.bytes(10))
   let connected = false

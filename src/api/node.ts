@@ -3,6 +3,7 @@ import { page } from '../contract/page.ts'
 import { cancelDrain, drainNode, forgetNode, labelNode, setEligible } from '../control/actions/steer-node.ts'
 import type { Control } from '../control/control.ts'
 import { findNode } from '../control/find.ts'
+import type { SandboxControl } from '../control/sandboxes/sandboxes.ts'
 import { usedOf } from '../control/usage.ts'
 import type { Node } from '../model/node.ts'
 import type { Handlers } from './handlers.ts'
@@ -12,7 +13,12 @@ type NodeHandlers = Pick<
   'listNodes' | 'getNode' | 'drainNode' | 'setNodeEligible' | 'labelNode' | 'forgetNode'
 >
 
-export function nodeHandlers({ control }: { control: Control }): NodeHandlers {
+interface Options {
+  control: Control
+  sandboxes: SandboxControl
+}
+
+export function nodeHandlers({ control, sandboxes }: Options): NodeHandlers {
   const { store } = control
   const withUsage = (node: Node) => ({ ...publicNode(node), usage: reserved(control, node) })
   const answer = (node: Node) => ({ node: publicNode(node), index: store.index })
@@ -32,8 +38,8 @@ export function nodeHandlers({ control }: { control: Control }): NodeHandlers {
       answer(await setEligible(control, params.node, { by, eligible: body.eligible })),
     labelNode: async ({ params, body, caller: { name: by } }) =>
       answer(await labelNode(control, params.node, { by, labels: body.labels })),
-    forgetNode: async ({ params, caller: { name: by } }) => {
-      await forgetNode(control, params.node, { by })
+    forgetNode: async ({ params, caller: { name: by }, signal }) => {
+      await forgetNode(sandboxes.desk, params.node, { by, signal })
     },
   }
 }

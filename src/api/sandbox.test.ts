@@ -56,7 +56,7 @@ test('a command that was let go of is listed, joined, written to and ended', asy
   assert.deepEqual(listed, { pid, command: ['/bin/sh', '-c', script], startedAt: 1, running: true, code: null })
   const joined = await sandbox.attach(pid)
   assert.deepEqual(await joined.started, { pid, from: 0, terminal: false })
-  await assert.rejects(sandbox.attach(pid), { code: 'conflict', message: /somebody is attached/ })
+  const other = await sandbox.attach(pid)
   joined.stdin.write('x\n')
   await sandbox.sendInput(pid, 'y\n', { end: true })
   assert.deepEqual(await Promise.all([text(joined.stdout), text(joined.stderr), joined.exited]), [
@@ -64,6 +64,7 @@ test('a command that was let go of is listed, joined, written to and ended', asy
     'two x\n',
     { code: 7 },
   ])
+  assert.deepEqual(await Promise.all([text(other.stdout), other.exited]), ['one\nthree y\n', { code: 7 }])
   assert.deepEqual(
     (await sandbox.processes()).map(({ code }) => code),
     [7],

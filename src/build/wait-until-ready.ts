@@ -1,6 +1,6 @@
 import type { GuestExecution } from '../guest/channel.ts'
 import { deadline } from '../kit/clock.ts'
-import { Fault } from '../model/fault.ts'
+import { Fault, StepFault } from '../model/fault.ts'
 import { type BuildMachine, lastLines } from './machine.ts'
 import type { SaveOptions } from './save-template.ts'
 import { runCommand } from './steps/run-command.ts'
@@ -29,7 +29,10 @@ export async function waitUntilReady(
     if (exit === undefined || (exit === 0 && recipe.ready !== undefined)) return
     const said =
       output === undefined || output.length === 0 ? ', and said nothing' : `: ${lastLines(output.join('\n'), 5)}`
-    throw new Fault('invalid', `the start command ended with exit code ${exit} before the template was saved${said}`)
+    throw new StepFault(
+      'invalid',
+      `the start command ended with exit code ${exit} before the template was saved${said}`,
+    )
   }
   if (recipe.ready === undefined) {
     // Most that fail do so at once.
@@ -55,7 +58,7 @@ export async function waitUntilReady(
   }
   signal.throwIfAborted()
   failIfEnded()
-  throw new Fault(
+  throw new StepFault(
     'unavailable',
     `the template was not ready within ${timeoutMs / 1000} s; "${command}" said last: ${last}`,
   )

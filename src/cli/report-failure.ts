@@ -25,7 +25,7 @@ export async function reportFailure(cli: Cli, error: unknown): Promise<number> {
   cli.stderr.write(`${paint(cli.stderr, 'bad', 'tutti:')} ${message}\n`)
   if (isFault) await sayPlaces(cli, error, message)
   if (!isFault && cli.env.TUTTI_DEBUG && error instanceof Error) cli.stderr.write(`${error.stack}\n`)
-  return isFault ? exitCodeOf[error.code] : exitCodes.failed
+  return isFault ? exitCodeOf(error) : exitCodes.failed
 }
 
 /** Every single mistake, with the line it is in where that is known. */

@@ -27,7 +27,7 @@ export const sandboxCommands: readonly CommandSpec[] = [
       { flags: '-t, --template <template>', help: 'the same' },
       { flags: '--name <name>', help: 'what to call it' },
       { flags: '-m, --metadata <key=value>', help: 'to find it by', many: true },
-      { flags: '-e, --env <key=value>', help: 'for every command in it; kept in memory only', many: true },
+      { flags: '-e, --env <key=value>', help: 'for every command in it; never shown, in no snapshot', many: true },
       { flags: '-u, --user <user>', help: 'who runs commands that name nobody' },
       { flags: '-w, --cwd <path>', help: 'where commands run that say nothing else' },
       { flags: '--timeout <duration>', help: 'how long it may run, or "never" (default 5m)' },

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { openSandboxApi, plainTransport } from '../api/testing.ts'
 import { createClient } from '../client/client.ts'
 import { systemClock } from '../kit/system-clock.ts'
-import { Fault } from '../model/fault.ts'
+import { Fault, StepFault } from '../model/fault.ts'
 import { testCli } from './testing.ts'
 
 /** The command line before a real API, whose nodes answer as agents do. */
@@ -190,12 +190,23 @@ test('a template is built from a file, an image or another template, and says wh
   assert.match(await at.run('template', 'tag', 'web', 'web:v2', 'web:v3'), /web:v3 leads to build [0-9a-z]{16}\n/)
   assert.equal(await at.run('template', 'tag', '--remove', 'web:v2', 'web:v3'), 'web:v2 is gone\nweb:v3 is gone\n')
   at.node.buildScript = () => {
-    throw new Fault('invalid', 'Dockerfile:3: RUN true failed with 2')
+    throw new StepFault('invalid', 'Dockerfile:3: RUN true failed with 2')
   }
   const failed = await at.shell.run('template', 'build', at.directory, '--name', 'web')
   assert.match(failed.err, /tutti: Dockerfile:3: RUN true failed with 2\n/)
   assert.equal(failed.err.match(/RUN true failed/g)?.length, 1)
-  assert.notEqual(failed.code, 0)
+  assert.equal(failed.code, 7)
+  const causes = { invalid: 2, not_found: 3, denied: 4, unavailable: 5, exhausted: 1, conflict: 6 } as const
+  for (const [code, exit] of Object.entries(causes)) {
+    at.node.buildScript = () => {
+      throw new Fault(code as keyof typeof causes, 'it was not to be')
+    }
+    const { code: found, err } = await at.shell.run('template', 'build', at.directory, '--name', 'web')
+    assert.deepEqual([found, err.match(/tutti: it was not to be\n/)?.length], [exit, 1], code)
+  }
+  const builds = JSON.parse(await at.run('build', 'list', '--template', 'web', '-a', '-o', 'json'))
+  const failures = new Set((builds as { failure?: string }[]).flatMap(({ failure }) => failure ?? []))
+  assert.deepEqual(failures, new Set(['step', ...Object.keys(causes)]))
   await at.run('template', 'delete', 'web')
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
 })

@@ -4,6 +4,7 @@ import type { PublicBuild, PublicBuildLine } from '../contract/build.ts'
 import type { CreateSandbox } from '../contract/sandbox.ts'
 import type { PublicTemplate } from '../contract/template.ts'
 import { Fault } from '../model/fault.ts'
+import { BuildFault } from './build-fault.ts'
 import { type Client, createClient, type Input } from './client.ts'
 import type { NodeTransportOptions } from './node-transport.ts'
 import { readableOf, Sandbox } from './sandbox.ts'
@@ -105,7 +106,7 @@ export class Templates {
   }
 
   /**
-   * Builds a template and resolves when it can be used; rejects with the reason when it failed. `context` is a tar
+   * Builds a template and resolves when it can be used; rejects with a BuildFault that says why when it failed. `context` is a tar
    * archive with what the recipe copies.
    */
   async build(
@@ -134,7 +135,7 @@ export class Templates {
     await followed
     const { build: done } = await this.#client.getBuild({ build: build.id }, { signal })
     if (done.status === 'ready') return done
-    throw new Fault('conflict', done.error ?? `build ${build.id} is ${done.status}`)
+    throw new BuildFault(done)
   }
 
   async list(): Promise<PublicTemplate[]> {

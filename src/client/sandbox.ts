@@ -92,7 +92,7 @@ export class Sandbox implements AsyncDisposable {
 
   /**
    * Joins a command again that was let go of: what it has written as far as that is kept (1 MiB), or from an offset in
-   * all that it ever wrote; then as it goes on. One at a time may be joined to a command.
+   * all that it ever wrote; then as it goes on. Several may be joined to one command; each hears all of it.
    */
   attach(pid: number, { from, signal }: { from?: number; signal?: AbortSignal } = {}): Promise<Execution> {
     const request = { pid, ...(from === undefined ? {} : { from }) }

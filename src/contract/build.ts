@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { BuildId, Name, NodeId, SandboxId } from '../model/ids.ts'
-import { type Build, buildReasons, buildStatuses, MachineShape } from '../model/sandbox.ts'
+import { type Build, buildFailures, buildReasons, buildStatuses, MachineShape } from '../model/sandbox.ts'
 import { endpoint } from './endpoint.ts'
 import { Flag, Index, pageAnswer, pageQuery, Reference, Tag, Time } from './fields.ts'
 import { routes } from './routes.ts'
@@ -25,6 +25,10 @@ export const PublicBuild = z
     store: z.string().meta({ description: 'The shared store that it lies in; empty: none.' }),
     steps: z.int(),
     error: z.string().optional(),
+    failure: z
+      .enum(buildFailures)
+      .optional()
+      .meta({ description: 'Why it failed: what its recipe ran (`step`), or a code as of faults.' }),
     createdAt: Time,
     changedAt: Time,
     by: z.string(),

@@ -106,7 +106,8 @@ export const nodeEndpoints = {
   forgetNode: endpoint({
     ...routes.forgetNode,
     role: 'admin:write',
-    summary: 'Removes a node that will not come back; its certificate is worthless from then on.',
+    summary:
+      'Removes a node that will not come back; its certificate is worthless from then on. Paused sandboxes stay if a shared store has them.',
     params,
     faults: ['not_found', 'conflict'],
   }),

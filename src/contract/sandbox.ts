@@ -74,7 +74,10 @@ export const CreateSandbox = z
     node: Reference.optional().meta({ description: 'Only on this node.' }),
     name: Name.optional(),
     metadata: Metadata.default({}),
-    env: Env.default({}).meta({ description: 'For every command. Kept in the memory of its node and nowhere else.' }),
+    env: Env.default({}).meta({
+      description:
+        'For every command, wherever it runs. Never shown, in no snapshot, and forgotten when the sandbox is over.',
+    }),
     user: z.string().max(64).optional().meta({ description: 'Who runs commands that name nobody.' }),
     cwd: z.string().max(4096).optional(),
     cpuMHz: z

@@ -44,6 +44,9 @@ export class Fault extends Error {
   }
 }
 
+/** What somebody's recipe ran failed: nothing is wrong with how it is written, and nothing of ours is amiss. */
+export class StepFault extends Fault {}
+
 /** One sentence for whatever was thrown: causes are joined, none is repeated. */
 export function sentence(thrown: unknown): string {
   const parts: string[] = []

@@ -134,6 +134,12 @@ export interface AuditRecord {
   outcome: string
 }
 
+/** Of a sandbox that is not over, for every command in it. Apart from its row, because no API shows it. */
+export interface SandboxEnvironment {
+  sandbox: SandboxId
+  env: Record<string, string>
+}
+
 /** Every table of the store and what its rows are. */
 export interface Tables {
   cluster: ClusterRecord
@@ -152,6 +158,7 @@ export interface Tables {
   builds: Build
   buildLogs: BuildLog
   sandboxes: Sandbox
+  sandboxEnvironments: SandboxEnvironment
 }
 export type TableName = keyof Tables
 
@@ -172,6 +179,7 @@ export const tableNames = [
   'builds',
   'buildLogs',
   'sandboxes',
+  'sandboxEnvironments',
 ] as const satisfies readonly TableName[]
 
 /** The key of each row in its table. */
@@ -192,6 +200,7 @@ export const keyOf: { [T in TableName]: (row: Tables[T]) => string } = {
   builds: (row) => row.id,
   buildLogs: (row) => `${row.build}/${String(row.part).padStart(6, '0')}`,
   sandboxes: (row) => row.id,
+  sandboxEnvironments: (row) => row.sandbox,
 }
 
 export function slotKey(job: string, index: number): string {

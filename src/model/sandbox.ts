@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { Egress } from './egress.ts'
+import { Fault, faultCodes, StepFault } from './fault.ts'
 import { BuildId, type NodeId, SandboxId } from './ids.ts'
 
 export { Egress } from './egress.ts'
@@ -34,7 +35,7 @@ export function isOver(phase: SandboxPhase): boolean {
 export const SandboxSpec = z.strictObject({
   id: SandboxId,
   build: BuildId,
-  /** For every command; may hold secrets, so it is kept in memory only, on the node and nowhere else. */
+  /** For every command; may hold secrets, so the node keeps it for itself and puts it into no snapshot. */
   env: z.record(z.string().max(255), z.string().max(32_768)).default({}),
   user: z.string().max(64).optional(),
   cwd: z.string().max(4096).optional(),
@@ -58,7 +59,7 @@ export type MachineShape = z.infer<typeof MachineShape>
 export const timeoutActions = ['kill', 'pause'] as const
 export type TimeoutAction = (typeof timeoutActions)[number]
 
-/** A sandbox as stored. Its environment is not here, because it may hold secrets: only its node has it, in memory. */
+/** A sandbox as stored. Its environment is in a table of its own, because it may hold secrets, and this is shown. */
 export interface Sandbox {
   id: SandboxId
   phase: SandboxPhase
@@ -125,6 +126,14 @@ export type BuildStatus = (typeof buildStatuses)[number]
 export const buildReasons = ['template', 'snapshot', 'pause', 'fork'] as const
 export type BuildReason = (typeof buildReasons)[number]
 
+/** Why a build failed: what its recipe ran (`step`), or as faults say it. */
+export const buildFailures = ['step', ...faultCodes] as const
+export type BuildFailure = (typeof buildFailures)[number]
+
+export function buildFailureOf(thrown: unknown): BuildFailure {
+  return thrown instanceof StepFault ? 'step' : Fault.from(thrown).code
+}
+
 /** One immutable snapshot of a machine. */
 export interface Build {
   id: BuildId
@@ -150,6 +159,8 @@ export interface Build {
   /** Of its steps, for people. */
   steps: number
   error?: string
+  /** Set with `error`; rows of earlier versions lack it. */
+  failure?: BuildFailure
   createdAt: number
   changedAt: number
   by: string

@@ -128,6 +128,18 @@ test('a device state is gone once a VM was resumed from it, and once it is in a 
   assert.deepEqual(await states(), [], 'after a kill')
 })
 
+test('one that was paused elsewhere goes on with the environment, user and directory that come with it', async (t) => {
+  const { machine, agent } = await world(t)
+  const sandboxes = await agent()
+  await sandboxes.create(specOf(1), { signal })
+  await sandboxes.pause(id(1), { build: build(1), signal })
+  const given = { env: { SECRET: 'x' }, user: 'app', cwd: '/srv' }
+  await sandboxes.resume(specOf(2, { ...given, build: build(1) }), { signal })
+  assert.deepEqual((await sandboxes.guest(id(2))).env, { FROM_BUILD: '1', SECRET: 'x' })
+  const told = [...machine.vms.values()].flatMap((vm) => vm.identities).find(({ hostname }) => hostname === id(2))
+  assert.deepEqual([told?.env, told?.user, told?.cwd], [{}, given.user, given.cwd])
+})
+
 test('a pause that fails lets the sandbox go on, whichever step it failed at', async (t) => {
   for (const failing of ['freeze', 'quiesce', 'stop', 'cutDisk', 'saveDevices', 'captureMemory', 'store']) {
     const { machine, agent } = await world(t)

@@ -6,8 +6,8 @@ import { Egress, sandboxPhases } from '../model/sandbox.ts'
 
 /**
  * What the node knows of one sandbox, written down before each side effect, so that the agent after this one can finish
- * or undo what was begun. One file each, for its owner only: the environment may hold secrets, and is kept here and
- * nowhere else; it never enters a snapshot by our hand.
+ * or undo what was begun. One file each, for its owner only: the environment may hold secrets, and on the node it is kept
+ * here and nowhere else; it never enters a snapshot by our hand.
  */
 export const SandboxRecord = z.strictObject({
   id: SandboxId,

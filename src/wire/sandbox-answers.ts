@@ -87,6 +87,13 @@ export const BuildLine = z.union([
       compat: z.string().max(500).optional(),
     }),
   }),
-  z.object({ fault: z.object({ code: z.enum(faultCodes), message: z.string().max(10_000) }) }),
+  z.object({
+    fault: z.object({
+      code: z.enum(faultCodes),
+      message: z.string().max(10_000),
+      /** What the recipe ran failed. */
+      step: z.boolean().optional(),
+    }),
+  }),
 ])
 export type BuildLine = z.infer<typeof BuildLine>

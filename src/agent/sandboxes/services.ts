@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { z } from 'zod'
+import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import type { StreamService } from '../../wire/link.ts'
 import type {
@@ -27,8 +28,11 @@ type Served<Request> = (
 ) => Promise<void>
 
 /** What this agent serves about sandboxes on byte streams; each request is parsed before anything is done with it. */
-export function sandboxStreamServices(offer: SandboxOffer): Record<keyof typeof sandboxServices, StreamService> {
-  const commands = new Commands()
+export function sandboxStreamServices(
+  offer: SandboxOffer,
+  { clock }: { clock: Clock },
+): Record<keyof typeof sandboxServices, StreamService> {
+  const commands = new Commands(clock)
   const serve =
     <Name extends keyof typeof sandboxServices>(
       name: Name,

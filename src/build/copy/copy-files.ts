@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { pack } from 'tar-stream'
 import type { FileEntry, GuestChannel } from '../../guest/channel.ts'
-import { Fault } from '../../model/fault.ts'
+import { Fault, StepFault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { ownSurroundings, runCommand } from '../steps/run-command.ts'
@@ -89,7 +89,7 @@ async function send(
   if (result.code === 0) return
   const said = result.output.slice(-3).join(' | ')
   if (/no space left/i.test(said))
-    throw new Fault('exhausted', 'the disk of the template is full; ask for a larger one')
+    throw new StepFault('exhausted', 'the disk of the template is full; ask for a larger one')
   throw new Fault('invalid', `the files could not be written: ${said || `tar failed with exit code ${result.code}`}`)
 }
 

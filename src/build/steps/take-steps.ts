@@ -1,6 +1,6 @@
 import type { Defaults, Manifest } from '../../blocks/manifest.ts'
 import { ownersOf } from '../../images/owners.ts'
-import { Fault } from '../../model/fault.ts'
+import { Fault, StepFault } from '../../model/fault.ts'
 import { BuildId, encodeId } from '../../model/ids.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
 import type { BuildScope } from '../build-template.ts'
@@ -92,7 +92,8 @@ export async function withPlace<T>({ signal }: BuildScope, step: PlannedStep, wo
     signal.throwIfAborted()
     const { code, message } = Fault.from(error)
     if (code === 'internal') throw error
-    throw new Fault(code, `${step.place}: ${step.text}: ${message}`, {
+    const Kind = error instanceof StepFault ? StepFault : Fault
+    throw new Kind(code, `${step.place}: ${step.text}: ${message}`, {
       cause: error instanceof Fault ? error.cause : error,
     })
   }
@@ -114,11 +115,11 @@ async function act(scope: TakeOptions, { channel }: BuildMachine, step: PlannedS
     if (code === 0) return
     const said = output.length > 0 ? `: ${lastLines(output.join('\n'), 5)}` : ', and said nothing'
     if (/no space left on device/i.test(output.join('\n')))
-      throw new Fault(
+      throw new StepFault(
         'exhausted',
         `the disk of the template is full at ${recipe.diskMiB} MiB; ask for a larger one${said}`,
       )
-    throw new Fault('invalid', `failed with exit code ${code}${said}`)
+    throw new StepFault('invalid', `failed with exit code ${code}${said}`)
   }
 }
 

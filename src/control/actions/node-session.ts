@@ -97,7 +97,7 @@ export async function endSession(
 /** It had been lost before and is again: its jobs are replaced already. */
 function putLost(tx: Tx, node: Node): void {
   tx.put('nodes', { ...node, phase: 'lost', since: tx.now })
-  loseSandboxes(tx, node, 'lost')
+  loseSandboxes(tx, node)
 }
 
 /** After a start nobody is connected yet: every node gets a whole lease to come back in. */
@@ -123,7 +123,7 @@ export async function loseNode(control: Control, id: NodeId, silentSince: number
       node: id,
       message: `node "${node.name}" was not heard of for its lease and counts as lost`,
     })
-    loseSandboxes(tx, node, 'lost')
+    loseSandboxes(tx, node)
     for (const allocation of [...tx.by('liveAllocationsByNode', id)]) {
       if (!isLive(allocation)) continue
       tx.put('allocations', {

@@ -5,7 +5,9 @@ import type { Tx } from '../../store/store.ts'
 import type { Control } from '../control.ts'
 import { findNode } from '../find.ts'
 import { addAudit, addEvent, markDirty } from '../marks.ts'
-import { loseSandboxes } from '../sandboxes/lose.ts'
+import type { Asked as AskedFor, Desk } from '../sandboxes/desk.ts'
+import { findKeepers } from '../sandboxes/keepers.ts'
+import { removeSandboxes } from '../sandboxes/lose.ts'
 
 /** What an operator does to a node. Each takes a node's id, name or the beginning of its id. */
 
@@ -82,13 +84,18 @@ export async function labelNode(
   })
 }
 
-/** Removes a node that will not come back; its certificate is worthless from then on. */
-export async function forgetNode(control: Control, node: string, { by }: Asked): Promise<void> {
+/**
+ * Removes a node that will not come back; its certificate is worthless from then on. What is paused there, and lies in a
+ * store that other nodes share, stays paused, so these are asked first.
+ */
+export async function forgetNode(desk: Desk, node: string, { by, signal }: AskedFor): Promise<void> {
+  const { control } = desk
+  const found = findNode(control.store.view, node)
+  refuseConnected(found)
+  const keepers = await findKeepers(desk, found, { signal })
   await control.store.write((tx) => {
-    const row = findNode(tx, node)
-    if (row.phase === 'ready' || row.phase === 'returning') {
-      throw new Fault('conflict', `node "${row.name}" is connected; stop its agent first`)
-    }
+    const row = findNode(tx, found.id)
+    refuseConnected(row)
     for (const allocation of [...tx.by('allocationsByNode', row.id)]) {
       if (!isLive(allocation)) continue
       tx.put('allocations', {
@@ -100,11 +107,16 @@ export async function forgetNode(control: Control, node: string, { by }: Asked):
       })
       markDirty(tx, allocation.job, 'a node was removed')
     }
-    loseSandboxes(tx, row, 'removed')
+    removeSandboxes(tx, row, keepers)
     tx.delete('nodes', row.id)
     addEvent(tx, { level: 'warning', kind: 'node.removed', message: `node "${row.name}" was removed by ${by}` })
     addAudit(tx, { by, action: 'node.remove', subject: row.name })
   })
+}
+
+function refuseConnected({ name, phase }: Node): void {
+  if (phase === 'ready' || phase === 'returning')
+    throw new Fault('conflict', `node "${name}" is connected; stop its agent first`)
 }
 
 async function change(

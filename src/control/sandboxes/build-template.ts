@@ -1,9 +1,9 @@
 import type { Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { Fault, sentence } from '../../model/fault.ts'
+import { Fault, StepFault, sentence } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import type { Node } from '../../model/node.ts'
-import type { Build, BuildLogLine } from '../../model/sandbox.ts'
+import { type Build, type BuildLogLine, buildFailureOf } from '../../model/sandbox.ts'
 import { askOfSandbox } from '../../placement/fit.ts'
 import { placeSandbox } from '../../placement/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
@@ -14,7 +14,7 @@ import { addAudit, addEvent } from '../marks.ts'
 import { buildLogWriter } from './build-log.ts'
 import { findBuildFor } from './builds.ts'
 import type { Desk } from './desk.ts'
-import { failBuild, finishBuild } from './rows.ts'
+import { failBuild, finishBuild, putBuild } from './rows.ts'
 import { checkAlias, checkTag, putAlias, putTag } from './templates.ts'
 
 export interface BuildWish {
@@ -63,25 +63,13 @@ export async function beginBuild(
   const { result } = await control.store.write((tx) => {
     for (const tag of wish.tags) checkTag(tx, { template: wish.template, tag })
     for (const alias of wish.aliases ?? []) checkAlias(tx, { template: wish.template, alias })
-    const build: Build = {
-      id,
+    const build = putBuild(tx, {
+      ...{ id, reason: 'template', nodes: [node.id], by },
       template: wish.template,
       parent: from?.build.id ?? null,
-      reason: 'template',
-      status: 'building',
-      sandbox: null,
-      nodes: [node.id],
-      machine: null,
       diskMiB: wish.recipe.diskMiB ?? null,
-      addedBytes: null,
-      store: '',
-      compat: '',
       steps: [wish.recipe, ...(wish.recipe.stages ?? [])].reduce((sum, { steps = [] }) => sum + steps.length, 0),
-      createdAt: tx.now,
-      changedAt: tx.now,
-      by,
-    }
-    tx.put('builds', build)
+    })
     addAudit(tx, { by, action: 'template.build', subject: `${wish.template} ${id}` })
     return build
   })
@@ -184,7 +172,7 @@ async function fail({ control }: Desk, id: BuildId, { wish, node }: Building, er
   const why = sentence(error)
   await control.store.write((tx) => {
     if (tx.get('builds', id)?.status !== 'building') return
-    failBuild(tx, id, why)
+    failBuild(tx, id, why, buildFailureOf(error))
     addEvent(tx, {
       level: 'error',
       kind: 'template.failed',
@@ -201,7 +189,7 @@ export async function failOrphanedBuilds({ control }: Pick<Desk, 'control'>): Pr
     for (const build of [...tx.all('builds')]) {
       // One of a pause settles with its sandbox.
       if (build.status === 'building' && build.reason !== 'pause')
-        failBuild(tx, build.id, 'the control plane was started anew while it was built; build it again')
+        failBuild(tx, build.id, 'the control plane was started anew while it was built; build it again', 'unavailable')
     }
   })
 }
@@ -222,7 +210,10 @@ async function listen(stream: Duplex, log: (line: BuildLogLine) => void) {
     if (!line.success) throw new Fault('unavailable', 'what the node says of the build cannot be understood')
     if ('log' in line.data) log(line.data.log)
     else if ('built' in line.data) return line.data.built
-    else throw new Fault(line.data.fault.code, line.data.fault.message)
+    else {
+      const { code, message, step = false } = line.data.fault
+      throw step ? new StepFault(code, message) : new Fault(code, message)
+    }
   }
   throw new Fault('unavailable', 'the node broke the build off without saying why')
 }

@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.ts'
 import type { BuildId, NodeId } from '../../model/ids.ts'
-import type { Build, MachineShape, Template } from '../../model/sandbox.ts'
+import type { Build, MachineShape, Sandbox, Template } from '../../model/sandbox.ts'
 import type { View } from '../../store/store.ts'
 
 /** A build that sandboxes can be started from, and where. */
@@ -81,6 +81,12 @@ export function nodesWith(view: View, build: Build): ReadonlySet<NodeId> {
   for (const node of view.all('nodes'))
     if (node.facts?.drivers.sandbox?.attributes.store === build.store) nodes.add(node.id)
   return nodes
+}
+
+/** What a paused sandbox goes on from lies in a shared store, or on the disk of another node than its own. */
+export function isElsewhere(view: Pick<View, 'get'>, { pausedBuild, node }: Sandbox): boolean {
+  const build = pausedBuild && view.get('builds', pausedBuild)
+  return build ? build.store !== '' || build.nodes.some((id) => id !== node) : false
 }
 
 /** Pauses and forks leave builds that only their sandboxes need. */

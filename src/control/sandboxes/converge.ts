@@ -64,7 +64,7 @@ export function costOf({ addedBytes, stoppedMs, savedMs }: SavedAnswer): Pick<Bu
 
 /** It could not be paused. The node is told later to forget what there is of the build, if it does not turn out paused. */
 export function putRunningAgain(tx: Tx, row: Sandbox, build: BuildId, why: string): void {
-  failBuild(tx, build, why)
+  failBuild(tx, build, why, 'unavailable')
   const next = enter(tx, row, 'running', { pausedBuild: null, expiresAt: row.expiresAt ?? expiryFrom(tx.now, row) })
   tell(tx, next, 'pause-failed', `sandbox ${row.id} could not be paused and runs on: ${why}`, 'warning')
 }

@@ -11,8 +11,9 @@ import { usedOf } from '../usage.ts'
 import { askNode } from './ask.ts'
 import { findBuildFor, type Startable } from './builds.ts'
 import { type Asked, type Desk, occupy } from './desk.ts'
+import { putEnvironment } from './environment.ts'
 import { endOnNode } from './kill.ts'
-import { enter, epochOf, expiryFrom, specOf, tell, wrongPhase } from './rows.ts'
+import { deleteRow, enter, epochOf, expiryFrom, specOf, tell, wrongPhase } from './rows.ts'
 import { startsOf } from './starts.ts'
 
 export interface Wanted {
@@ -162,6 +163,7 @@ function putNew(tx: Tx, { id, place, from, wanted, asked }: Begun): Sandbox {
   const refusal = fit(node, usedOf(tx, place.id), askOfSandbox(row))
   if (refusal) throw new Fault('exhausted', `node "${place.name}" ${refusal.words[0]} by now; try again`)
   tx.put('sandboxes', row)
+  putEnvironment(tx, id, wanted.env)
   addAudit(tx, { by: asked.by, action: 'sandbox.create', subject: id })
   return row
 }
@@ -190,7 +192,7 @@ async function withdraw(desk: Desk, row: Sandbox, error: unknown): Promise<void>
   await desk.control.store.write((tx) => {
     const current = tx.get('sandboxes', row.id)
     if (!current) return
-    if (!isOver(current.phase)) tx.delete('sandboxes', row.id)
+    if (!isOver(current.phase)) deleteRow(tx, row.id)
     tell(
       tx,
       row,

@@ -1,6 +1,6 @@
 import { Fault, type FaultCode, sentence } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
-import { isOver, type Sandbox } from '../../model/sandbox.ts'
+import { buildFailureOf, isOver, type Sandbox } from '../../model/sandbox.ts'
 import { askOfSandbox, fit, withSandbox } from '../../placement/fit.ts'
 import type { Tx } from '../../store/store.ts'
 import type { ForkAnswer } from '../../wire/sandbox-answers.ts'
@@ -9,8 +9,20 @@ import { addAudit } from '../marks.ts'
 import { usedOf } from '../usage.ts'
 import { askNode } from './ask.ts'
 import { type Asked, type Desk, occupy } from './desk.ts'
+import { environmentOf, putEnvironment } from './environment.ts'
 import { endOnNode } from './kill.ts'
-import { enter, expiryFrom, failBuild, finishBuild, get, putBuildOf, specOf, tell, wrongPhase } from './rows.ts'
+import {
+  deleteRow,
+  enter,
+  expiryFrom,
+  failBuild,
+  finishBuild,
+  get,
+  putBuildOf,
+  specOf,
+  tell,
+  wrongPhase,
+} from './rows.ts'
 import { startsOf } from './starts.ts'
 
 export interface ForkWish {
@@ -61,7 +73,8 @@ async function fork(desk: Desk, id: SandboxId, wish: ForkWish, { by }: Asked): P
   }
   try {
     const { result } = await control.store.write((tx) => putForks(tx, id, build, ids, wish, by))
-    const children = result.children.map((child) => specOf(child, build, wish.env))
+    const { view } = control.store
+    const children = result.children.map((child) => specOf(child, build, environmentOf(view, child.id)))
     try {
       const answer = await askNode(nodes, result.source.node, { op: 'fork', id, build, children }, { signal })
       return await conclude(desk, result.source, build, ids, answer)
@@ -90,6 +103,7 @@ function putForks(
   const used = usedOf(tx, source.node)
   const { reason: _past, name: _own, ...inherited } = source
   const timeoutMs = wish.timeoutMs === undefined ? source.timeoutMs : wish.timeoutMs
+  const env = { ...environmentOf(tx, id), ...wish.env }
   const children = ids.map((child, at): Sandbox => {
     const refusal = fit(node, used, askOfSandbox(source))
     if (refusal) {
@@ -118,6 +132,7 @@ function putForks(
       by,
     }
     tx.put('sandboxes', row)
+    putEnvironment(tx, child, env)
     return row
   })
   addAudit(tx, { by, action: 'sandbox.fork', subject: `${id} ×${ids.length}` })
@@ -142,7 +157,7 @@ async function conclude(
         made += 1
         return { sandbox: enter(tx, row, 'running', { expiresAt: expiryFrom(tx.now, row) }) }
       }
-      if (row?.phase === 'creating') tx.delete('sandboxes', id)
+      if (row?.phase === 'creating') deleteRow(tx, id)
       return { fault: fault ?? { code: 'conflict', message: `fork ${id} was killed while it was made` } }
     })
     const faults = forked.flatMap((each) => ('fault' in each ? [each.fault.message] : []))
@@ -163,10 +178,10 @@ async function conclude(
 
 async function withdraw(desk: Desk, children: readonly Sandbox[], build: BuildId, error: unknown): Promise<void> {
   await desk.control.store.write((tx) => {
-    failBuild(tx, build, sentence(error))
+    failBuild(tx, build, sentence(error), buildFailureOf(error))
     for (const child of children) {
       const row = tx.get('sandboxes', child.id)
-      if (row && !isOver(row.phase)) tx.delete('sandboxes', child.id)
+      if (row && !isOver(row.phase)) deleteRow(tx, child.id)
     }
     const [first] = children
     const source = first?.parent && tx.get('sandboxes', first.parent)

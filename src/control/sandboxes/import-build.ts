@@ -7,6 +7,7 @@ import type { SandboxAnswer } from '../../wire/sandbox-answers.ts'
 import { addAudit, addEvent } from '../marks.ts'
 import { askNode } from './ask.ts'
 import type { Asked, Desk } from './desk.ts'
+import { putBuild } from './rows.ts'
 import { checkTag, putTag, type TagName } from './templates.ts'
 
 export interface ImportWish {
@@ -84,25 +85,16 @@ function putImported(tx: Tx, id: BuildId, { there, by }: { there: readonly Found
     return next
   }
   const [{ said, node }] = there as readonly [Found, ...Found[]]
-  const build: Build = {
-    id,
-    template: null,
+  return putBuild(tx, {
+    ...{ id, status: 'ready', nodes, by },
     parent: said.parent,
     // It is somebody's wish that it be here, so it does not go with the sandbox that it was once taken of.
     reason: said.reason === 'template' ? 'template' : 'snapshot',
-    status: 'ready',
-    sandbox: null,
-    nodes,
     machine: said.machine,
     diskMiB: said.diskMiB,
     addedBytes: said.addedBytes,
     store: tx.get('nodes', node.id)?.facts?.drivers.sandbox?.attributes.store ?? '',
     compat: said.compat,
-    steps: 0,
     createdAt: said.createdAt,
-    changedAt: tx.now,
-    by,
-  }
-  tx.put('builds', build)
-  return build
+  })
 }

@@ -19,7 +19,7 @@ export async function killSandbox(
   const { result } = await desk.control.store.write((tx) => {
     const row = get(tx, id)
     if (isOver(row.phase)) return { row, killed: false }
-    if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, 'the sandbox was killed')
+    if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, 'the sandbox was killed', 'conflict')
     const why = reason ?? `killed by ${by}`
     tell(tx, row, 'killed', `sandbox ${id} was killed: ${why}`)
     if (by !== system) addAudit(tx, { by, action: 'sandbox.kill', subject: id })

@@ -4,6 +4,7 @@ import type { Tx } from '../../store/store.ts'
 import type { SandboxesMessage } from '../../wire/sandbox.ts'
 import { addEvent } from '../marks.ts'
 import { askNode } from './ask.ts'
+import { isElsewhere } from './builds.ts'
 import { converge, putBack } from './converge.ts'
 import type { Desk } from './desk.ts'
 import { endOnNode } from './kill.ts'
@@ -61,12 +62,12 @@ export async function noteSandboxes(desk: Desk, news: SandboxNews): Promise<void
   for (const row of result.unconfirmed) void confirmEgress(desk, row)
 }
 
-/** One that was to go on here, and lies elsewhere, is where it was. */
+/** One that is paused elsewhere as well is paused as before; so is one that was to go on here. */
 function lose(tx: Tx, row: Sandbox, node: string): void {
   const reason = `node "${node}" does not have it any more`
-  const build = row.pausedBuild && tx.get('builds', row.pausedBuild)
-  if (row.phase === 'resuming' && build && !build.nodes.includes(row.node)) putBack(tx, row, reason)
-  else fail(tx, row, reason)
+  if (row.phase !== 'pausing' && isElsewhere(tx, row)) {
+    if (row.phase === 'resuming') putBack(tx, row, reason)
+  } else fail(tx, row, reason)
 }
 
 /** A policy that its node may not have heard of is told again. */

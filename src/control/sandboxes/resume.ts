@@ -1,17 +1,18 @@
 import { Fault, sentence } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
 import { isOpen, type Node } from '../../model/node.ts'
-import type { Sandbox } from '../../model/sandbox.ts'
+import { isOver, type Sandbox } from '../../model/sandbox.ts'
 import { askOfSandbox, fit } from '../../placement/fit.ts'
 import { placeSandbox, type SandboxPlace } from '../../placement/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import { addAudit } from '../marks.ts'
 import { usedOf } from '../usage.ts'
 import { askNode } from './ask.ts'
-import { nodesWith } from './builds.ts'
+import { isElsewhere, nodesWith } from './builds.ts'
 import { converge, putBack, putResumed } from './converge.ts'
 import { reservation } from './create.ts'
 import { type Asked, type Busy, type Desk, occupy } from './desk.ts'
+import { environmentOf } from './environment.ts'
 import { endOnNode } from './kill.ts'
 import { enter, get, specOf, tell, wrongPhase } from './rows.ts'
 import { startsOf } from './starts.ts'
@@ -42,13 +43,15 @@ async function resume(desk: Desk, { id, node: home }: Sandbox, { by }: Asked, bu
   const { result: row } = await control.store.write((tx) => putResuming(tx, id, node, by))
   const build = row.pausedBuild as BuildId
   try {
-    await askNode(nodes, node.id, { op: 'resume', spec: specOf(row, build) }, { signal })
+    const spec = specOf(row, build, environmentOf(control.store.view, id))
+    await askNode(nodes, node.id, { op: 'resume', spec }, { signal })
     const { result } = await control.store.write((tx) => {
       const current = get(tx, id)
       return current.phase === 'resuming' ? putResumed(tx, current) : current
     })
     if (result.phase !== 'running') {
-      void endOnNode(desk, result)
+      // It was killed meanwhile, or lies paused elsewhere, where it is to stay.
+      if (isOver(result.phase) || result.node !== node.id) void endOnNode(desk, { id, node: node.id })
       throw wrongPhase(result, 'resumed')
     }
     // What it was there is nobody's now; a node that is away is told when it is back.
@@ -77,15 +80,17 @@ function whereToGoOn(desk: Desk, row: Sandbox): Node {
   const nobody = elsewhere ? `, and no other node can take it: ${elsewhere.problem}` : ''
   throw new Fault(
     'unavailable',
-    `sandbox ${row.id} is paused on node "${own?.name ?? row.node}", which is not connected now${nobody}; try again when it is`,
+    own
+      ? `sandbox ${row.id} is paused on node "${own.name}", which is not connected now${nobody}; try again when it is`
+      : `sandbox ${row.id} is paused, and its node was removed${nobody}`,
   )
 }
 
-/** Undefined when its build lies on its own node alone. */
+/** Undefined when its build lies on its own node alone, as far as is known. */
 function anotherNode(desk: Desk, row: Sandbox): SandboxPlace | undefined {
   const { store, random } = desk.control
   const build = row.pausedBuild && store.view.get('builds', row.pausedBuild)
-  if (!build?.store) return undefined
+  if (!build || !isElsewhere(store.view, row)) return undefined
   return placeSandbox(
     desk.usage,
     {

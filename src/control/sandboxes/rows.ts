@@ -2,6 +2,7 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId, NodeId, SandboxId } from '../../model/ids.ts'
 import {
   type Build,
+  type BuildFailure,
   type BuildReason,
   holdsRoom,
   isOver,
@@ -12,6 +13,7 @@ import {
 } from '../../model/sandbox.ts'
 import type { Tx } from '../../store/store.ts'
 import { addEvent } from '../marks.ts'
+import { dropEnvironment } from './environment.ts'
 
 /** The only way in which a phase changes. A change that the table does not know is a bug of ours, not of a user. */
 export function enter(tx: Tx, row: Sandbox, phase: SandboxPhase, more: Partial<Sandbox> = {}): Sandbox {
@@ -20,8 +22,15 @@ export function enter(tx: Tx, row: Sandbox, phase: SandboxPhase, more: Partial<S
   const { reason: _past, ...kept } = row
   const next: Sandbox = { ...kept, phase, changedAt: tx.now, epoch: epochOf(tx, row.node), ...more }
   if (isOver(phase) || !holdsRoom(next)) next.expiresAt = null
+  if (isOver(phase)) dropEnvironment(tx, row.id)
   tx.put('sandboxes', next)
   return next
+}
+
+/** Of one that did not come to be nothing stays. */
+export function deleteRow(tx: Tx, id: SandboxId): void {
+  tx.delete('sandboxes', id)
+  dropEnvironment(tx, id)
 }
 
 export function epochOf(tx: Tx, node: NodeId): number {
@@ -34,7 +43,7 @@ export function expiryFrom(now: number, { timeoutMs }: Pick<Sandbox, 'timeoutMs'
 }
 
 /** What its node is told of it. */
-export function specOf(row: Sandbox, build: BuildId, env: Record<string, string> = {}): SandboxSpec {
+export function specOf(row: Sandbox, build: BuildId, env: Record<string, string>): SandboxSpec {
   return {
     id: row.id,
     build,
@@ -46,32 +55,38 @@ export function specOf(row: Sandbox, build: BuildId, env: Record<string, string>
   }
 }
 
+/** The only place where a build's row is made; what is not given is not known yet. */
+export function putBuild(tx: Tx, given: Partial<Build> & Pick<Build, 'id' | 'reason' | 'nodes' | 'by'>): Build {
+  const build: Build = {
+    template: null,
+    parent: null,
+    status: 'building',
+    sandbox: null,
+    machine: null,
+    diskMiB: null,
+    addedBytes: null,
+    store: '',
+    compat: '',
+    steps: 0,
+    createdAt: tx.now,
+    changedAt: tx.now,
+    ...given,
+  }
+  tx.put('builds', build)
+  return build
+}
+
 /** A build that is being made of a sandbox. */
 export function putBuildOf(
   tx: Tx,
   { id, of, reason, by }: { id: BuildId; of: Sandbox; reason: BuildReason; by: string },
 ): Build {
   const parent = tx.get('builds', of.build)
-  const build: Build = {
-    id,
-    template: null,
-    parent: of.build,
-    reason,
-    status: 'building',
-    sandbox: of.id,
-    nodes: [of.node],
-    machine: parent?.machine ?? null,
-    diskMiB: parent?.diskMiB ?? null,
-    addedBytes: null,
-    store: '',
-    compat: parent?.compat ?? '',
-    steps: 0,
-    createdAt: tx.now,
-    changedAt: tx.now,
-    by,
-  }
-  tx.put('builds', build)
-  return build
+  const { machine = null, diskMiB = null, compat = '' } = parent ?? {}
+  return putBuild(tx, {
+    ...{ id, reason, by, parent: of.build, sandbox: of.id, nodes: [of.node] },
+    ...{ machine, diskMiB, compat },
+  })
 }
 
 /** It is safe on the node's disk. */
@@ -90,10 +105,10 @@ export function finishBuild(tx: Tx, id: BuildId, node: NodeId, more: Partial<Bui
   })
 }
 
-export function failBuild(tx: Tx, id: BuildId, error: string): void {
+export function failBuild(tx: Tx, id: BuildId, why: string, failure: BuildFailure): void {
   const build = tx.get('builds', id)
   if (build?.status !== 'building') return
-  tx.put('builds', { ...build, status: 'failed', error: error.slice(0, 2000), changedAt: tx.now })
+  tx.put('builds', { ...build, status: 'failed', error: why.slice(0, 2000), failure, changedAt: tx.now })
 }
 
 /** Told to people; `sandbox.` goes before the kind. */
@@ -110,7 +125,7 @@ export function tell(
 /** It ended without anybody having asked. What it was being saved to is nothing any more. */
 export function fail(tx: Tx, row: Sandbox, reason: string): Sandbox {
   if (isOver(row.phase)) return row
-  if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, reason)
+  if (row.phase === 'pausing' && row.pausedBuild) failBuild(tx, row.pausedBuild, reason, 'unavailable')
   tell(tx, row, 'failed', reason, 'error')
   return enter(tx, row, 'failed', { reason })
 }

@@ -30,7 +30,7 @@ const steps = [
 const wanted = {
   from: 'base',
   metadata: {},
-  env: {},
+  env: { A: '1' },
   cpu: 0,
   timeoutMs: 60_000,
   autoResume: false,
@@ -109,6 +109,7 @@ test('whatever happens in whatever order: phases follow their table, no node hol
         const { view } = world.control.store
         verifyIndexes(view)
         const rows = [...view.by('sandboxesByNode', node.id)]
+        assert.equal(view.count('sandboxEnvironments'), rows.length)
         const known = rows.map((row) => `${row.id} ${row.phase}`).sort()
         const there = [...node.sandboxes]
           .filter(([, { phase }]) => phase === 'running' || phase === 'paused')

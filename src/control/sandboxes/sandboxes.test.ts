@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import type { SteppedClock } from '../../kit/stepped-clock.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
+import { tableNames } from '../../model/records.ts'
 import type { Sandbox } from '../../model/sandbox.ts'
 import { leaseMs } from '../../wire/messages.ts'
 import { drainNode } from '../actions/steer-node.ts'
@@ -52,7 +53,7 @@ function gate() {
   }
 }
 
-test('a sandbox that is created runs, with what was asked for, and its environment is stored nowhere', async () => {
+test('a sandbox that is created runs, with what was asked for, and its environment is shown nowhere', async () => {
   await using at = await open()
   const created = await at.create({ name: 'mine', metadata: { a: 'b' }, env: { SECRET: 'hunter2' } })
   assert.equal(created.phase, 'running')
@@ -60,8 +61,10 @@ test('a sandbox that is created runs, with what was asked for, and its environme
   assert.equal(at.node.sandboxes.get(created.id)?.spec.env.SECRET, 'hunter2')
   assert.equal(at.node.sandboxes.get(created.id)?.spec.hostname, 'mine')
   const { view } = at.world.control.store
-  for (const table of ['sandboxes', 'events', 'audit'] as const)
-    assert.ok(!JSON.stringify([...view.all(table)]).includes('hunter2'))
+  const others = tableNames.filter((table) => table !== 'sandboxEnvironments')
+  for (const table of others) assert.ok(!JSON.stringify([...view.all(table)]).includes('hunter2'), table)
+  await at.world.sandboxes.kill(created.id, asked)
+  assert.equal(view.count('sandboxEnvironments'), 0)
 })
 
 test('what is not there to be made of is told with what is', async () => {
@@ -215,6 +218,32 @@ test('one whose node is away or closed goes on at another that shares its store,
     assert.ok(!a.sandboxes.has(id), how)
     assert.deepEqual([phase(world, id), row(world, id)?.node], ['running', b.id])
   }
+})
+
+test('environment, user and directory given at create are had on whichever node it goes on, and by its forks', async () => {
+  await using at = await openShared()
+  const { world, a, b } = at
+  const given = { user: 'app', cwd: '/srv', env: { KEY: 'secret', MODE: 'a' } }
+  const { id } = await world.sandboxes.create({ ...wanted, ...given, node: a.id }, asked)
+  const { pausedBuild } = await world.sandboxes.pause(id, asked)
+  b.builds.add(pausedBuild as BuildId)
+  await lost(world, a)
+  await world.restart()
+  await world.sandboxes.resume(id, asked)
+  const spec = b.sandboxes.get(id)?.spec
+  assert.deepEqual([spec?.user, spec?.cwd, spec?.env], [given.user, given.cwd, given.env])
+  const [fork] = await world.sandboxes.fork(id, { count: 1, env: { MODE: 'b' } }, asked)
+  const child = fork && 'sandbox' in fork ? fork.sandbox.id : id
+  const again = await world.sandboxes.pause(child, asked)
+  await lost(world, b)
+  a.builds.add(again.pausedBuild as BuildId)
+  await a.connect()
+  await stepped(world).advance(leaseMs)
+  await world.sandboxes.resume(child, asked)
+  assert.deepEqual(a.sandboxes.get(child)?.spec.env, { KEY: 'secret', MODE: 'b' })
+  assert.equal(a.sandboxes.get(child)?.spec.user, 'app')
+  for (const each of [id, child]) await world.sandboxes.kill(each, asked)
+  assert.equal(world.control.store.view.count('sandboxEnvironments'), 0)
 })
 
 test('one that could not go on elsewhere is paused where it was, also after a crash in between', async () => {

@@ -1,6 +1,6 @@
 import { sentence } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
-import type { Build } from '../../model/sandbox.ts'
+import { type Build, buildFailureOf } from '../../model/sandbox.ts'
 import { newId } from '../control.ts'
 import { addAudit } from '../marks.ts'
 import { askNode } from './ask.ts'
@@ -37,7 +37,8 @@ export async function snapshotSandbox(
         tell(tx, row, 'snapshotted', `a snapshot of sandbox ${id} was taken: build ${build}`)
       })
     } catch (error) {
-      if (!signal.aborted) await control.store.write((tx) => failBuild(tx, build, sentence(error)))
+      if (!signal.aborted)
+        await control.store.write((tx) => failBuild(tx, build, sentence(error), buildFailureOf(error)))
       throw error
     }
     return get(control.store.view, id)

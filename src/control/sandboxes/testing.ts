@@ -8,7 +8,7 @@ import type { Clock } from '../../kit/clock.ts'
 import { silentLog } from '../../kit/log.ts'
 import { type Random, seededRandom } from '../../kit/random.ts'
 import { SteppedClock } from '../../kit/stepped-clock.ts'
-import { Fault } from '../../model/fault.ts'
+import { Fault, StepFault } from '../../model/fault.ts'
 import { type BuildId, encodeId, type NodeId, type SandboxId } from '../../model/ids.ts'
 import type { NodeFacts } from '../../model/node.ts'
 import { type Build, isOver, type SandboxPhase, type SandboxSpec } from '../../model/sandbox.ts'
@@ -207,7 +207,7 @@ interface FakeCommand {
   /** Frames of all that it wrote, and of its end. */
   kept: Buffer[]
   code: number | null
-  hears: ((frame: Buffer) => void) | undefined
+  hears: Set<(frame: Buffer) => void>
 }
 
 /** What an agent with sandboxes answers. `before` and `after` may wait, or throw, to be slow or to fail. */
@@ -337,8 +337,6 @@ export class FakeNode {
       this.#running(id)
       const command = this.commands.get(pid)
       if (!command) throw new Fault('not_found', `no command with process id ${pid} is known in the guest`)
-      if (command.hears)
-        throw new Fault('conflict', `somebody is attached to the command with process id ${pid} already`)
       await carry(command, stream, { from, terminal: false })
     },
     sandboxFile: async (asked, stream) => {
@@ -385,7 +383,7 @@ export class FakeNode {
         this.builds.add(request.build)
       } catch (error) {
         const { code, message } = Fault.from(error)
-        say({ fault: { code, message } })
+        say({ fault: { code, message, ...(error instanceof StepFault ? { step: true } : {}) } })
       }
       stream.end()
     },
@@ -403,7 +401,7 @@ export class FakeNode {
         if (!this.sandboxes.has(request.spec.id)) this.#put(request.spec, 'paused')
         const found = this.#get(request.spec.id)
         if (found.phase !== 'paused' && found.phase !== 'running') throw new Fault('conflict', 'it is not paused')
-        found.spec = { ...request.spec, env: found.spec.env }
+        found.spec = { ...request.spec, env: { ...found.spec.env, ...request.spec.env } }
         found.phase = 'running'
         found.build = request.spec.build
         return {}
@@ -566,10 +564,10 @@ async function startCommand(request: SandboxExecStream, env: Record<string, stri
   })
   child.stdin.on('error', () => {})
   if (!request.stdin) child.stdin.end()
-  const command: FakeCommand = { child, words: request.command, kept: [], code: null, hears: undefined }
+  const command: FakeCommand = { child, words: request.command, kept: [], code: null, hears: new Set() }
   const say = (piece: Buffer) => {
     command.kept.push(piece)
-    command.hears?.(piece)
+    for (const hear of command.hears) hear(piece)
   }
   child.stdout.on('data', (chunk: Buffer) => say(encodeFrame(frame.stdout, chunk)))
   child.stderr.on('data', (chunk: Buffer) => say(encodeFrame(terminal ? frame.stdout : frame.stderr, chunk)))
@@ -604,9 +602,9 @@ async function carry(
   }
   hear(encodeFrame(frame.started, JSON.stringify({ pid: child.pid, from, terminal })))
   for (const piece of command.kept.slice(from)) hear(piece)
-  command.hears = hear
+  command.hears.add(hear)
   stream.once('close', () => over.resolve())
   await over.promise
-  command.hears = undefined
+  command.hears.delete(hear)
   if (!stream.destroyed) stream.end()
 }

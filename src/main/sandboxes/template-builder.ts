@@ -5,7 +5,7 @@ import { buildTemplate } from '../../build/build-template.ts'
 import type { BuildParts, BuildProgress } from '../../build/parts.ts'
 import { ImageStore } from '../../images/store.ts'
 import { Gate } from '../../kit/gate.ts'
-import { Fault, sentence } from '../../model/fault.ts'
+import { Fault, StepFault, sentence } from '../../model/fault.ts'
 import { Recipe, stagesOf, takesContext } from '../../recipe/recipe.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
 import type { BuildLine } from '../../wire/sandbox-answers.ts'
@@ -68,7 +68,8 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
       } catch (error) {
         const fault = Fault.from(error)
         if (fault.code === 'internal') log.error({ err: error, build }, 'a template could not be built')
-        say({ fault: { code: fault.code, message: sentence(fault).slice(0, 10_000) } })
+        const message = sentence(fault).slice(0, 10_000)
+        say({ fault: { code: fault.code, message, ...(fault instanceof StepFault ? { step: true } : {}) } })
       }
       stream.end()
     },
