@@ -85,7 +85,10 @@ export async function openTestBuilder(): Promise<TestBuilder> {
     async build(given, options = {}) {
       const recipe = Recipe.parse({ steps: [], memoryMiB: 128, diskMiB: 256, ...given })
       const log: BuildProgress[] = []
-      const context = options.context === undefined ? undefined : await packContext(options.context, recipe.steps)
+      const context =
+        options.context === undefined
+          ? undefined
+          : await packContext(options.context, recipe.steps, { whole: recipe.wholeContext })
       const manifest = await buildTemplate({
         recipe,
         context: context?.stream ?? (options.context === undefined ? undefined : Readable.from([])),

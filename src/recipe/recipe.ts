@@ -67,6 +67,10 @@ const Fields = z.strictObject({
   steps: z.array(PlacedStep).max(1000),
   /** What steps copy from; each copies from those before it only. */
   stages: z.array(Stage).max(100).optional(),
+  /** For ARG among the ONBUILD instructions of images; may be secret, so never shown. */
+  buildArgs: z.record(z.string().max(255), z.string().max(32_768)).optional(),
+  /** All of the build context is sent, and not only what the steps take: for ONBUILD instructions that copy. */
+  wholeContext: z.boolean().optional(),
   /**
    * Runs on in every sandbox: begun before the snapshot. `true` is the image's own entry point with its command;
    * `afterEntrypoint` is given to the entry point in the place of that command.
@@ -116,6 +120,13 @@ export function stagesOf({
 /** A URL that ADD fetches. */
 export function isUrl(source: string): boolean {
   return /^https?:\/\//i.test(source)
+}
+
+/** Whether anything of a build context is to be sent for a recipe. */
+export function needsContext(recipe: Pick<Recipe, 'stages' | 'from' | 'steps' | 'wholeContext'>): boolean {
+  return (
+    recipe.wholeContext === true || stagesOf(recipe).some(({ steps }) => steps.some(({ step }) => takesContext(step)))
+  )
 }
 
 /** Whether a step takes files that whoever asks has to send. */

@@ -207,6 +207,28 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     }
   })
 
+  test('the ONBUILD instructions of an image come before the steps, and their files with the whole context', async () => {
+    const place = join(builder.directory, 'onbuild')
+    await mkdir(place)
+    const onBuild = ['ARG WHAT=nothing', 'ENV MADE=$WHAT', 'COPY app/main.sh /triggered/', 'RUN echo "$MADE" > /made']
+    const parent = { image: `oci:${await makeImage(place, { onBuild })}:image` }
+    const { recipe } = readDockerfile('FROM x\nRUN echo "$MADE $WHAT $(cat /made) $(ls /triggered)"', { file: 'F' })
+    const wanted = { ...recipe, from: parent, buildArgs: { WHAT: 'bread' } }
+    await assert.rejects(
+      builder.build(wanted),
+      /copies files of the build context \("ONBUILD COPY .*"\), which was not sent; .*--whole-context/,
+    )
+    const { log, manifest } = await builder.build({ ...wanted, wholeContext: true }, { context })
+    assert.deepEqual(
+      log.filter(({ level }) => level === 'output').map(({ message }) => message),
+      ['bread bread bread main.sh'],
+    )
+    assert.equal(manifest.defaults.env['MADE'], 'bread')
+    const again = await builder.build({ ...wanted, wholeContext: true }, { context })
+    assert.ok(again.log.some(({ message }) => message === 'CACHED ONBUILD COPY app/main.sh /triggered/'))
+    await leavesNothing()
+  })
+
   test('an image of one program, begun from nothing, takes files and becomes a template', async () => {
     const text = `FROM a AS tools
 RUN echo text > /text

@@ -49,6 +49,8 @@ export interface PlanOptions {
   arch: string
   /** Names the disk that the steps begin from. */
   baseKey: string
+  /** What the image's own ONBUILD instructions declare with ARG; the steps after them see it. */
+  args?: Readonly<Record<string, string>>
   elsewhere: Elsewhere
 }
 
@@ -97,22 +99,27 @@ export function buildKey(build: string): string {
     .digest('hex')
 }
 
-type PlanSurroundings = Pick<PlanOptions, 'tree' | 'arch' | 'elsewhere'>
+type PlanSurroundings = Pick<PlanOptions, 'tree' | 'arch' | 'args' | 'elsewhere'>
 
 async function planStep(
   step: Step,
   before: Defaults,
   options: PlanSurroundings,
 ): Promise<Pick<PlannedStep, 'action' | 'after'>> {
-  const { arch } = options
+  const { arch, args: declared = {} } = options
   const automatic: Record<string, string> = { TARGETARCH: arch }
-  const read = (text: string) =>
+  const fromImage = (text: string) =>
     expand(text, (name) => (Object.hasOwn(before.env, name) ? before.env[name] : automatic[name]))
+  const known: Record<string, string> = { ...automatic, ...mapValues(declared, fromImage) }
+  const read = (text: string) =>
+    expand(text, (name) =>
+      Object.hasOwn(before.env, name) ? before.env[name] : Object.hasOwn(known, name) ? known[name] : undefined,
+    )
   const nothing: Action = { kind: 'none' }
   switch (step.kind) {
     case 'run':
       return {
-        action: { kind: 'run', command: step.command, args: mapValues(step.args ?? {}, read) },
+        action: { kind: 'run', command: step.command, args: mapValues({ ...declared, ...step.args }, read) },
         after: before,
       }
     case 'env':

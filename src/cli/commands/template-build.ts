@@ -25,6 +25,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const steps = stagesOf(recipe).flatMap((stage) => stage.steps)
   const context = await packContext(read.context, steps, {
     ...(read.ignoreFile === undefined ? {} : { ignoreFile: read.ignoreFile }),
+    whole: recipe.wholeContext,
   })
   const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
   const node = textOption(options, 'node')
@@ -144,8 +145,11 @@ function withOptions(recipe: Recipe, options: Options): Recipe {
   const memoryMiB = mebibytes(options, 'memory')
   const diskMiB = mebibytes(options, 'disk')
   const from = textOption(options, 'from')
+  const buildArgs = readPairs('--build-arg', textsOption(options, 'buildArg'))
   return {
     ...recipe,
+    ...(Object.keys(buildArgs).length === 0 ? {} : { buildArgs }),
+    ...(flagOption(options, 'wholeContext') ? { wholeContext: true } : {}),
     ...(from === undefined ? {} : { from: { template: from } }),
     ...(cpus === undefined ? {} : { cpus }),
     ...(memoryMiB === undefined ? {} : { memoryMiB }),

@@ -6,7 +6,7 @@ import type { BuildParts, BuildProgress } from '../../build/parts.ts'
 import { ImageStore } from '../../images/store.ts'
 import { Gate } from '../../kit/gate.ts'
 import { Fault, sentence } from '../../model/fault.ts'
-import { Recipe, stagesOf, takesContext } from '../../recipe/recipe.ts'
+import { needsContext, Recipe } from '../../recipe/recipe.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
 import type { BuildLine } from '../../wire/sandbox-answers.ts'
 
@@ -88,7 +88,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
 
 /** What comes on the stream, for recipes that copy from it. */
 function contextOf(recipe: Recipe, stream: Duplex): Duplex | undefined {
-  if (stagesOf(recipe).some(({ steps }) => steps.some(({ step }) => takesContext(step)))) return stream
+  if (needsContext(recipe)) return stream
   stream.resume()
   return undefined
 }

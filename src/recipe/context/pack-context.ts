@@ -19,17 +19,18 @@ export interface PackedContext {
 }
 
 /**
- * What the COPY steps of a recipe take out of a directory, as a tar archive; undefined when they take nothing. Throws a
+ * What the COPY steps of a recipe take out of a directory, or all of it, as a tar archive; undefined for nothing. Throws a
  * Fault for a source that names nothing, so that it is known before anything is sent.
  */
 export async function packContext(
   directory: string,
   steps: readonly PlacedStep[],
-  options: { ignoreFile?: string } = {},
+  { whole = false, ...options }: { ignoreFile?: string; whole?: boolean | undefined } = {},
 ): Promise<PackedContext | undefined> {
-  if (!steps.some(({ step }) => takesContext(step))) return undefined
+  if (!whole && !steps.some(({ step }) => takesContext(step))) return undefined
   const context = await walkContext(directory, options)
-  const entries = selectEntries(context, steps, directory)
+  const selected = selectEntries(context, steps, directory)
+  const entries = whole ? [...context.tree.values()] : selected
   const archive = pack()
   write(archive, directory, entries).catch((error) => archive.destroy(error))
   return {

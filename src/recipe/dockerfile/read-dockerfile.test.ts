@@ -237,6 +237,15 @@ test('what ONBUILD keeps happens in stages that begin from the stage, and nowher
   )
 })
 
+test('ONBUILD of the stage that becomes the template is for nobody, which a note says', () => {
+  const { notes } = read('FROM a AS base\nONBUILD RUN one\nFROM base\nONBUILD RUN two\n')
+  assert.deepEqual(
+    notes.map(({ line }) => line),
+    [4],
+  )
+  assert.match(notes[0]?.message ?? '', /ONBUILD changes nothing here/)
+})
+
 test('a name that is nearly that of a stage is an image, with a note', () => {
   const { recipe, notes } = read('FROM a AS build\nFROM b\nCOPY --from=biuld x /x')
   assert.equal(recipe.stages, undefined)

@@ -57,6 +57,11 @@ export function readDockerfile(text: string, { file, buildArgs = {}, target }: D
   for (const name of scope.unused())
     notes.add({ line: 1, column: 1 }, `--build-arg ${name} is declared by no ARG, and was not used`)
   const { from, steps, stages, arch, last } = made
+  for (const { position } of last.triggers)
+    notes.add(
+      position,
+      'ONBUILD changes nothing here: it is for images that begin from this one, and a template is none',
+    )
   const start = startOf(last)
   return {
     recipe: {
