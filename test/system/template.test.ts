@@ -164,7 +164,7 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
         builder.build(named),
         /Dockerfile:\d+: cannot fetch .*\/first%20file: 127\.0\.0\.1 is an address of the node itself/,
       )
-      builder.parts.mayFetch = () => true
+      builder.parts.reachability = () => 'reachable'
       const { log } = await builder.build(named)
       const messages = log.map(({ message }) => message)
       assert.ok(messages.includes('stage "files"') && messages.includes('stage "more"'), messages.join('\n'))
@@ -202,7 +202,7 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
       )
       await leavesNothing()
     } finally {
-      builder.parts.mayFetch = undefined
+      builder.parts.reachability = undefined
       server.close()
     }
   })

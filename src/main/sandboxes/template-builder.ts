@@ -1,3 +1,4 @@
+import type { BlockList } from 'node:net'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import type { TemplateBuilder } from '../../agent/sandboxes/template-builder.ts'
@@ -17,6 +18,8 @@ export interface TemplateBuilderOptions
   imagesDirectory: string
   arch: 'amd64' | 'arm64'
   authFile: string | undefined
+  /** Private addresses that ADD may fetch from. */
+  fetchFrom: BlockList | undefined
 }
 
 /** So many builds go on at the same time on one node, and so many wait for their turn. */
@@ -35,6 +38,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
   const gate = new Gate({ places: atATime, mostWaiting })
   const parts: BuildParts = {
     ...{ blocks, vmm, images, network, clock, random, log, directory: join(directory, 'w') },
+    fetchFrom: options.fetchFrom,
     kernel: async () => boot,
     connect: (channel, { token = '', signal }) => connect({ channel }, { token, signal }),
   }
