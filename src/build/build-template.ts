@@ -28,6 +28,8 @@ export interface BuildTemplateOptions {
   /** Takes no step from earlier builds, and fetches the image anew. */
   noCache: boolean
   credentials?: Credentials | undefined
+  /** By id, in base64: for `RUN --mount=type=secret`. */
+  secrets?: Readonly<Record<string, string>> | undefined
   parts: BuildParts
   progress: (entry: BuildProgress) => void
   signal: AbortSignal

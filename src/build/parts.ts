@@ -27,6 +27,8 @@ export interface BuildParts {
   clock: Clock
   random: Random
   log: Log
+  /** Where `RUN --mount=type=cache` keeps what is in it. */
+  cachesDirectory: string
   /** For work in progress: sockets lie in it, so its path is short. */
   directory: string
 }

@@ -229,6 +229,51 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
     await leavesNothing()
   })
 
+  test('commands find mounts while they run, and nothing of them is left', async () => {
+    const text = `FROM anything AS made
+RUN mkdir /out && echo made > /out/made
+FROM anything
+WORKDIR /srv
+RUN --mount=type=bind,target=ctx,rw --mount=type=bind,from=made,source=/out/made,target=/one \\
+  --mount=type=bind,from=made,source=/out,target=/all --mount=type=tmpfs,target=/scratch,size=1MiB \\
+  --mount=type=secret,id=token,uid=1234 --mount=type=secret,id=token,env=TOKEN <<EOF
+  set -e
+  cat ctx/app/main.sh > /dev/null && touch ctx/mine
+  cat /one /all/made
+  ! touch /one /all/new 2> /dev/null
+  grep -q " /scratch tmpfs " /proc/mounts
+  test "$(stat -c '%u:%a' /run/secrets/token)" = 1234:400
+  ! touch /run/secrets/token 2> /dev/null
+  test "$(cat /run/secrets/token)" = "$TOKEN"
+  echo "it is $TOKEN"
+EOF
+RUN --mount=type=cache,target=/var/cache/app,uid=1234 cd /var/cache/app && date >> n && wc -l < n && stat -c %u .
+RUN for each in /srv/ctx /one /all /scratch /var/cache /run/secrets /.tutti-mounts; do test ! -e $each || exit 1; done
+`
+    const secret = 'xyzzy-of-the-token'
+    const secrets = { token: Buffer.from(secret).toString('base64') }
+    const recipe = (more = '') => {
+      const read = readDockerfile(text + more, { file: 'Dockerfile' }).recipe
+      return { ...read, from, stages: read.stages?.map((stage) => ({ ...stage, from })) ?? [] }
+    }
+    const said = (log: { level: string; message: string }[]) =>
+      log.filter(({ level }) => level !== 'info').map(({ message }) => message)
+    const { log } = await builder.build(recipe(), { context, secrets })
+    assert.deepEqual(said(log), ['made', 'made', 'it is (hidden)', '1', '1234'])
+    assert.ok(!JSON.stringify(log).includes(secret))
+    // Neither another secret nor none makes it another step, and the next build finds the cache.
+    const more = 'RUN --mount=type=cache,target=/var/cache/app,readonly wc -l < /var/cache/app/n\n'
+    assert.deepEqual(said((await builder.build(recipe(more), { context })).log), ['1'])
+    const required = readDockerfile('FROM a\nRUN --mount=type=secret,id=key,required true', {
+      file: 'Dockerfile',
+    }).recipe
+    await assert.rejects(
+      builder.build({ ...required, from }),
+      /Dockerfile:2: .*secret "key" is required and was not given/,
+    )
+    await leavesNothing()
+  })
+
   test('an image of one program, begun from nothing, takes files and becomes a template', async () => {
     const text = `FROM a AS tools
 RUN echo text > /text

@@ -4,7 +4,7 @@ import type { Defaults } from '../../blocks/manifest.ts'
 import { Fault } from '../../model/fault.ts'
 import { type Selected, selectSource } from '../../recipe/context/select-source.ts'
 import { ExpandError, expand } from '../../recipe/expand.ts'
-import { isUrl, type PlacedStep, type Step } from '../../recipe/recipe.ts'
+import { isUrl, type Mount, type PlacedStep, type Step } from '../../recipe/recipe.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 
 /** A step that is to happen: what it does, in which surroundings, and the name of what comes out of it. */
@@ -23,20 +23,41 @@ export interface PlannedStep {
 
 /** What has to be done to the disk; nothing for steps that only change the surroundings. */
 export type Action =
-  | { kind: 'run'; command: string | string[]; args: Record<string, string> }
-  | {
-      kind: 'copy'
-      /** Where it copies from instead of the context; what `wanted` names there is looked up when the step is taken. */
-      from: Origin | undefined
-      wanted: readonly string[]
-      sources: readonly Selected<ReceivedEntry>[]
-      to: string
-      owner: string | undefined
-      mode: number | undefined
-      unpack: boolean
-    }
+  | { kind: 'run'; command: string | string[]; args: Record<string, string>; mounts?: PlannedMount[] }
+  | CopyAction
   | { kind: 'directory'; path: string }
   | { kind: 'none' }
+
+export interface CopyAction {
+  kind: 'copy'
+  /** Where it copies from instead of the context; what `wanted` names there is looked up when the step is taken. */
+  from: Origin | undefined
+  wanted: readonly string[]
+  sources: readonly Selected<ReceivedEntry>[]
+  to: string
+  owner: string | undefined
+  mode: number | undefined
+  unpack: boolean
+}
+
+/** What a command finds while it runs; paths are absolute. The files of a bind are copied to a place of their own first. */
+export type PlannedMount =
+  | Exclude<Mount, { kind: 'bind' }>
+  | { kind: 'bind'; to: string; writable: boolean; copy: CopyAction }
+
+/** All that a step brings from elsewhere, each under a key of its own. */
+export function copiesOf({ action, key }: PlannedStep): { key: string; copy: CopyAction }[] {
+  if (action.kind === 'copy') return [{ key, copy: action }]
+  if (action.kind !== 'run') return []
+  return (action.mounts ?? []).flatMap((mount, at) =>
+    mount.kind === 'bind' ? [{ key: mountKey(key, at), copy: mount.copy }] : [],
+  )
+}
+
+/** Of what the mount at a place in the list brings. */
+export function mountKey(key: string, at: number): string {
+  return `${key}-${at}`
+}
 
 /** A file system that COPY takes from, and what it is the same by. */
 export type Origin = { key: string } & ({ stage: number } | { image: string })
@@ -117,11 +138,12 @@ async function planStep(
     )
   const nothing: Action = { kind: 'none' }
   switch (step.kind) {
-    case 'run':
-      return {
-        action: { kind: 'run', command: step.command, args: mapValues({ ...declared, ...step.args }, read) },
-        after: before,
-      }
+    case 'run': {
+      const mounts = await Promise.all((step.mounts ?? []).map((mount) => planMount(mount, before, read, options)))
+      const args = mapValues({ ...declared, ...step.args }, read)
+      const action: Action = { kind: 'run', command: step.command, args, ...(mounts.length === 0 ? {} : { mounts }) }
+      return { action, after: before }
+    }
     case 'env':
       return { action: nothing, after: { ...before, env: { ...before.env, ...mapValues(step.values, read) } } }
     case 'user': {
@@ -138,11 +160,35 @@ async function planStep(
   }
 }
 
+async function planMount(
+  mount: Mount,
+  { cwd }: Defaults,
+  read: (text: string) => string,
+  options: PlanSurroundings,
+): Promise<PlannedMount> {
+  const at = (path: string) => posix.resolve('/', cwd, read(path))
+  if (mount.kind === 'secret')
+    return { ...mount, id: read(mount.id), ...(mount.to === undefined ? {} : { to: at(mount.to) }) }
+  const to = at(mount.to)
+  if (to === '/') throw new Fault('invalid', 'nothing can be mounted over the whole file system')
+  if (mount.kind === 'cache') return { ...mount, to, id: read(mount.id) }
+  if (mount.kind === 'tmpfs') return { ...mount, to }
+  const { source, from, writable } = mount
+  const step = { kind: 'copy' as const, sources: [source === '' ? '/' : source], from, to: '/', unpack: false }
+  const copy = await planCopyStep(step, read, options)
+  if (!from && copy.sources.length !== 1)
+    throw new Fault(
+      'invalid',
+      `"${source}" names ${copy.sources.length} files, and a mount is of one file or directory`,
+    )
+  return { kind: 'bind', to, writable, copy }
+}
+
 async function planCopyStep(
   step: Extract<Step, { kind: 'copy' }>,
   read: (text: string) => string,
   { tree, elsewhere }: PlanSurroundings,
-): Promise<Action> {
+): Promise<CopyAction> {
   const { owner, mode, unpack, inline = [], checksum } = step
   const settings = { to: read(step.to), owner: owner && read(owner), mode, unpack }
   const named = step.sources.map(read)
@@ -169,6 +215,13 @@ async function planCopyStep(
 
 /** What makes an action what it is: times of files do not. */
 function describe(action: Action): unknown {
+  if (action.kind === 'run' && action.mounts) {
+    // A copy of a mount is the same wherever it is put; secrets and caches count by their names.
+    const mounts = action.mounts.map((mount) =>
+      mount.kind === 'bind' ? { ...mount, copy: describe(mount.copy) } : mount,
+    )
+    return { ...action, mounts }
+  }
   if (action.kind !== 'copy') return action
   const { to, owner, mode: given, unpack, wanted, from } = action
   const settings = { kind: 'copy', to, owner, mode: given, unpack }

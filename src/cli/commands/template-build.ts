@@ -13,6 +13,7 @@ import { print } from '../output/print.ts'
 import { progress } from '../output/progress.ts'
 import { counted } from '../output/text.ts'
 import { nameAndTag } from '../sandbox-options.ts'
+import { readBuildSecrets } from '../spec/build-secrets.ts'
 import { imageRecipe, type ReadTemplate, readTemplateFile } from '../spec/read-template.ts'
 
 type Options = Record<string, unknown>
@@ -30,6 +31,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
   const node = textOption(options, 'node')
   const credentials = await registryCredentials(cli, recipe, options)
+  const secrets = await readBuildSecrets(cli, textsOption(options, 'secret'))
   const body = {
     recipe,
     tags: tags.length === 0 ? ['latest'] : tags,
@@ -37,6 +39,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
     noCache: options.cache === false,
     ...(node === undefined ? {} : { node }),
     ...(credentials === undefined ? {} : { credentials }),
+    ...(secrets === undefined ? {} : { secrets }),
   }
   await using client = await cli.client(textOption(options, 'context'))
   const { signal } = cli

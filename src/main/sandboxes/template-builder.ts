@@ -39,11 +39,12 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
   const parts: BuildParts = {
     ...{ blocks, vmm, images, network, clock, random, log, directory: join(directory, 'w') },
     fetchFrom: options.fetchFrom,
+    cachesDirectory: join(directory, 'caches'),
     kernel: async () => boot,
     connect: (channel, { token = '', signal }) => connect({ channel }, { token, signal }),
   }
   return {
-    async serve({ build, template, recipe: given, noCache, from, credentials }, stream, { signal }) {
+    async serve({ build, template, recipe: given, noCache, from, credentials, secrets }, stream, { signal }) {
       const recipe = Recipe.safeParse(given)
       if (!recipe.success) {
         const [issue] = recipe.error.issues
@@ -64,6 +65,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
             from,
             noCache,
             credentials,
+            secrets,
           },
           ...{ parts, signal, progress: (entry) => say({ log: lineOf(entry) }) },
         })

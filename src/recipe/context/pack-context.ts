@@ -5,7 +5,7 @@ import { pipeline } from 'node:stream/promises'
 import { pack } from 'tar-stream'
 import { Fault, type FaultPlace } from '../../model/fault.ts'
 import { isKnown, parseText } from '../expand.ts'
-import { isUrl, type PlacedStep, takesContext } from '../recipe.ts'
+import { contextSources, type PlacedStep, takesContext } from '../recipe.ts'
 import { cleanSource, selectSource } from './select-source.ts'
 import type { ContextEntry } from './tree.ts'
 import { type WalkedContext, walkContext } from './walk-context.ts'
@@ -46,9 +46,7 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
   const wanted = new Set<string>()
   const places: FaultPlace[] = []
   for (const { step, place } of steps) {
-    if (step.kind !== 'copy' || !takesContext(step)) continue
-    for (const source of step.sources) {
-      if (step.unpack && isUrl(source)) continue
+    for (const source of contextSources(step)) {
       const parts = parseText(source)
       // Where it depends on the image, everything may be meant.
       if (!isKnown(parts)) return [...tree.values()]

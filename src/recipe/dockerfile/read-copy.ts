@@ -2,7 +2,8 @@ import { formatParts, isKnown } from '../expand.ts'
 import { isUrl, type Step } from '../recipe.ts'
 import { parseDocument } from './parse-word.ts'
 import { documentText } from './read-commands.ts'
-import { addStep, findStage, type Reading } from './reading.ts'
+import { readOrigin } from './read-origin.ts'
+import { addStep, type Reading } from './reading.ts'
 import type { Heredoc, Instruction } from './split-instructions.ts'
 import { type Flag, findOpenQuote, readJsonForm, splitFlags, splitWords } from './words.ts'
 
@@ -108,7 +109,7 @@ function readCopyFlags(
     } else if (name === 'from' && !unpack) {
       if (!isKnown(parts))
         wrong(`--from needs a stage or an image, and "${value}" is not known here; declare it with ARG`)
-      else settings.from = readCopyFrom(text, place, reading)
+      else settings.from = readOrigin(text, place, reading)
     } else if (name === 'checksum' && unpack) {
       if (!/^sha256:[0-9a-f]{64}$/.test(text)) wrong('--checksum needs sha256: and 64 hexadecimal digits')
       else if (sources.length !== 1 || !isUrl(sources[0] ?? '')) wrong('--checksum is of one URL, which ADD fetches')
@@ -117,19 +118,6 @@ function readCopyFlags(
     else wrong(`${keyword} has no flag --${name} here; it has --chown, --chmod and ${unpack ? '--checksum' : '--from'}`)
   }
   return settings
-}
-
-/** A stage above by name or number, or else an image. */
-function readCopyFrom(name: string, position: { line: number; column: number }, reading: Reading): CopyStep['from'] {
-  const { stages, stage, mistakes } = reading
-  const found = findStage(stages.slice(0, -1), name)
-  if (found) return { stage: found.number }
-  if (name === stage.name || /^\d+$/.test(name))
-    mistakes.add(position, `--from=${name} is no stage above this one; a stage copies only from those above it`)
-  else if (/^$|[:@/]$|\s/.test(name)) mistakes.add(position, '--from needs the name of a stage, or an image')
-  else if (name === 'scratch') mistakes.add(position, 'there is nothing in "scratch" to copy')
-  reading.images.push({ name, position, keyword: 'COPY', stage: stages.length - 1 })
-  return { image: name.slice(0, 1000) }
 }
 
 /** A string of a JSON list: quotes and blanks in it are its own, variables are not. */

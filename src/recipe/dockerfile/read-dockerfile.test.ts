@@ -229,6 +229,38 @@ RUN make test
   assert.deepEqual(shape('unused')[1], ['', 'scratch', 'copy {"stage":0}'])
 })
 
+test('mounts of RUN are read with their defaults, from stages and images too', () => {
+  const flags = [
+    'target=/ctx',
+    'type=bind,from=tools,src=/bin,dst=/b,rw',
+    'type=cache,target=/c,sharing=locked,mode=0700',
+    'type=tmpfs,target=/t,size=64m',
+    'type=secret,id=key',
+    'type=secret,id=key,env=KEY,required',
+  ]
+  const { recipe } = read(
+    `FROM a AS other\nFROM a AS tools\nFROM b\nRUN ${flags.map((each) => `--mount=${each}`).join(' ')} x`,
+  )
+  const [step] = recipe.steps.map((each) => each.step)
+  const nobody = { uid: 0, gid: 0 }
+  assert.deepEqual(step, {
+    kind: 'run',
+    command: 'x',
+    mounts: [
+      { kind: 'bind', to: '/ctx', source: '', writable: false },
+      { kind: 'bind', to: '/b', source: '/bin', writable: true, from: { stage: 0 } },
+      { kind: 'cache', to: '/c', id: '/c', readOnly: false, ...nobody, mode: 0o700 },
+      { kind: 'tmpfs', to: '/t', bytes: 64 * 2 ** 20 },
+      { kind: 'secret', id: 'key', to: '/run/secrets/key', required: false, ...nobody },
+      { kind: 'secret', id: 'key', env: 'KEY', required: true, ...nobody },
+    ],
+  })
+  assert.deepEqual(
+    recipe.stages?.map(({ name }) => name),
+    ['tools'],
+  )
+})
+
 test('what ONBUILD keeps happens in stages that begin from the stage, and nowhere else', () => {
   const text = 'FROM a AS base\nONBUILD ENV A=1\nONBUILD RUN one\nRUN zero\nFROM base AS child\nRUN $A\nFROM child'
   assert.deepEqual(
@@ -290,7 +322,11 @@ test('every mistake has a line and a column, and says what would be right', () =
     ['FROM a\nENV A=1 \\\n  B=${x#y}', /^3:5 "\$\{x#…\}" is not supported/],
     ['FROM a\nARG 1x', /^2:5 "1x" is not the name of a variable/],
     ['FROM a\nRUN', /^2:1 RUN lacks a command/],
-    ['FROM a\nRUN --mount=type=secret,id=x cat', /^2:5 --mount=type=secret is not supported/],
+    ['FROM a\nRUN --mount=type=ssh cat', /^2:5 --mount: type=ssh is not supported/],
+    ['FROM a\nRUN --mount=type=tmpfs cat', /^2:5 --mount: type=tmpfs needs a "target"/],
+    ['FROM a\nRUN --mount=type=cache,target=/a,from=b cat', /^2:5 --mount: a cache begins empty here/],
+    ['FROM a\nRUN --mount=type=bind,target=/a,id=b cat', /^2:5 --mount: type=bind has no "id"; it has /],
+    ['FROM a\nRUN --mount=type=bind,target=/a,from=1 cat', /^2:5 --from=1 is no stage above/],
     ['FROM a\nRUN <<EOF\nx', /^2:5 the here-document <<EOF has no end/],
     ['FROM --platform=windows/amd64 a', /^1:6 platform "windows\/amd64" cannot be built/],
     ['FROM debian:$V', /^1:6 "debian:\$V" names no image/],
