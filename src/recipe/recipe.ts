@@ -87,7 +87,12 @@ export const Step = z.discriminatedUnion('kind', [
       .optional(),
     to: z.string().max(4096),
     owner: z.string().max(100).optional(),
-    mode: z.int().min(0).max(0o7777).optional(),
+    /** Bits, or what becomes of those that a file has, as `u=rwX,go=rX`. */
+    mode: z.union([z.int().min(0).max(0o7777), z.string().max(200)]).optional(),
+    /** Patterns of what is left out, as in .dockerignore, below each source. */
+    exclude: z.array(z.string().min(1).max(4096)).max(100).optional(),
+    /** Directories that a source names are kept. */
+    parents: z.boolean().optional(),
     /** ADD: archives are unpacked and URLs fetched. */
     unpack: z.boolean().default(false),
     /** Of the one URL that is fetched. */

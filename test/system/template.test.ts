@@ -44,6 +44,7 @@ COPY --from=files /out /copied
 COPY --from=bare /out /bare
 COPY --from=more --chown=guest --chmod=640 /ref/mo* /ref/made /chowned/
 COPY --from=IMAGE /etc/pass* /from-image/
+COPY --from=files --parents --exclude=made --chmod=u=rwX,go= /out/./deep /out/made /out/link /parents/
 COPY --chmod=755 <<one <<-'two' /texts/
 \\$x "$PATH"
 one
@@ -60,6 +61,8 @@ test "$(readlink /bare/link):$(cat /bare/deep/same)" = made:made
 test "$(readlink link):$(stat -c %i made)" = "made:$(stat -c %i deep/same)"
 test "$(stat -c '%u:%g:%a' /chowned/made /chowned/more | tr '\n' ' ')" = "1234:1234:640 1234:1234:640 "
 grep guest /from-image/passwd
+test "$(find /parents | sort | tr '\n' ' ')" = "/parents /parents/deep /parents/deep/same /parents/out /parents/out/link "
+test "$(stat -c %a /parents/deep)" = 700
 test "$(stat -c '%u:%a' /texts/one)" = 0:755
 printf '$x "%s"\n' "$PATH" | cmp - /texts/one
 printf '$x\n' | cmp - /texts/two

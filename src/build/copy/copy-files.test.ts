@@ -45,7 +45,7 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
     contents: Contents,
     sources: string[],
     to: string,
-    options: { owner?: string; mode?: number; unpack?: boolean } = {},
+    options: { owner?: string; mode?: number | string; unpack?: boolean } = {},
   ) {
     const directory = await mkdtemp(join(place, 'work-'))
     await using context = await receiveContext(archiveOf(contents), { directory: join(directory, 'context'), signal })
@@ -70,6 +70,14 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
     assert.equal(file.mode & 0o777, 0o640)
     assert.equal(directory.mode & 0o777, 0o700)
     assert.equal(file.uid, 0)
+  })
+
+  test('a symbolic mode changes what each file has', async () => {
+    await copy({ 'm/': { mode: 0o700 }, 'm/f': 'x', 'm/s/': { mode: 0o700 } }, ['m'], 'moded', { mode: 'go=rX' })
+    const modes = await Promise.all(
+      ['f', 's'].map(async (name) => (await lstat(join(place, 'moded', name))).mode & 0o777),
+    )
+    assert.deepEqual(modes, [0o644, 0o755])
   })
 
   test('owner and mode are set on all of it, also on directories made on the way', async () => {

@@ -6,6 +6,7 @@ import { pack } from 'tar-stream'
 import type { FileEntry, GuestChannel } from '../../guest/channel.ts'
 import { Fault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
+import { parseSymbolicMode } from '../../recipe/symbolic-mode.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { ownSurroundings, runCommand } from '../steps/run-command.ts'
 import { findOwner, type Owner } from './find-owner.ts'
@@ -16,7 +17,8 @@ export interface CopyOptions {
   sources: readonly Selected<ReceivedEntry>[]
   to: string
   owner: string | undefined
-  mode: number | undefined
+  /** Bits, or what becomes of a file's own. */
+  mode: number | string | undefined
   unpack: boolean
   cwd: string
   /** For archives that are unpacked on the way. */
@@ -56,14 +58,14 @@ export async function copyFiles(
     if (!(there === 'directory' && (target.onlyIfMissing || isRoot(target.path)))) targets.push(target)
   }
   const files = targets.filter(({ entry }) => entry?.type === 'file')
-  if (targets.length > 0) await send(channel, targets, { owner, mode, signal })
+  if (targets.length > 0) await send(channel, targets, { owner, mode: modeFrom(mode), signal })
   return { files: files.length, bytes: files.reduce((sum, { entry }) => sum + (entry?.size ?? 0), 0) }
 }
 
 interface SendOptions {
   /** Of everything; without it each file keeps its own, or is root's. */
   owner: Owner | undefined
-  mode: number | undefined
+  mode: (entry: ReceivedEntry) => number
   signal: AbortSignal
 }
 
@@ -104,16 +106,16 @@ function archiveOf(targets: readonly Target<ReceivedEntry>[], { owner, mode }: S
         mtime: new Date((entry?.changedAt ?? 0) * 1000),
       }
       if (entry === undefined) archive.entry({ ...header, type: 'directory', mode: 0o755 })
-      else if (entry.type === 'directory') archive.entry({ ...header, type: 'directory', mode: mode ?? entry.mode })
+      else if (entry.type === 'directory') archive.entry({ ...header, type: 'directory', mode: mode(entry) })
       else if (entry.type === 'link')
         archive.entry({ ...header, type: 'symlink', linkname: entry.target ?? '', mode: 0o777 })
       else if (entry.inode !== undefined && sent.has(entry.inode))
-        archive.entry({ ...header, type: 'link', linkname: sent.get(entry.inode) ?? '', mode: mode ?? entry.mode })
-      else if (entry.size === 0 || entry.file === undefined) archive.entry({ ...header, mode: mode ?? entry.mode }, '')
+        archive.entry({ ...header, type: 'link', linkname: sent.get(entry.inode) ?? '', mode: mode(entry) })
+      else if (entry.size === 0 || entry.file === undefined) archive.entry({ ...header, mode: mode(entry) }, '')
       else
         await pipeline(
           createReadStream(entry.file),
-          archive.entry({ ...header, type: 'file', size: entry.size, mode: mode ?? entry.mode }),
+          archive.entry({ ...header, type: 'file', size: entry.size, mode: mode(entry) }),
         )
       if (entry?.inode !== undefined && !sent.has(entry.inode)) sent.set(entry.inode, header.name)
     }
@@ -138,12 +140,19 @@ async function sendPlain(
     } else if (entry.type === 'link')
       throw new Fault('invalid', `"${entry.path}" is a symbolic link, and the image has no "tar" to make it with`)
     else {
-      const stream = await channel.files.write(path, { ...user, mode: mode ?? entry.mode, signal })
+      const stream = await channel.files.write(path, { ...user, mode: mode(entry), signal })
       const bytes = entry.file === undefined ? Readable.from([]) : createReadStream(entry.file)
       await pipeline(bytes, stream)
       await stream.written
     }
   }
+}
+
+function modeFrom(mode: number | string | undefined): SendOptions['mode'] {
+  if (mode === undefined) return (entry) => entry.mode
+  if (typeof mode === 'number') return () => mode
+  const change = parseSymbolicMode(mode)
+  return (entry) => change?.(entry.mode, entry.type === 'directory') ?? entry.mode
 }
 
 function ownerOf(entry: ReceivedEntry | undefined, owner: Owner | undefined): Owner {

@@ -3,8 +3,10 @@ import { posix } from 'node:path'
 import type { Defaults } from '../../blocks/manifest.ts'
 import { Fault } from '../../model/fault.ts'
 import { type Selected, selectSource } from '../../recipe/context/select-source.ts'
+import { excludeFiles, keepParents } from '../../recipe/context/shape-selected.ts'
 import { ExpandError, expand } from '../../recipe/expand.ts'
 import { isUrl, type Mount, type PlacedStep, type Step } from '../../recipe/recipe.ts'
+import { parseSymbolicMode } from '../../recipe/symbolic-mode.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 
 /** A step that is to happen: what it does, in which surroundings, and the name of what comes out of it. */
@@ -36,8 +38,11 @@ export interface CopyAction {
   sources: readonly Selected<ReceivedEntry>[]
   to: string
   owner: string | undefined
-  mode: number | undefined
+  mode: number | string | undefined
   unpack: boolean
+  /** What is still to be done with what comes from elsewhere; with files of the context it is done. */
+  exclude?: readonly string[]
+  parents?: true
 }
 
 /** What a command finds while it runs; paths are absolute. The files of a bind are copied to a place of their own first. */
@@ -190,10 +195,15 @@ async function planCopyStep(
   { tree, elsewhere }: PlanSurroundings,
 ): Promise<CopyAction> {
   const { owner, mode, unpack, inline = [], checksum } = step
+  const exclude = step.exclude?.map(read)
   const settings = { to: read(step.to), owner: owner && read(owner), mode, unpack }
+  if (typeof mode === 'string' && !parseSymbolicMode(mode)) throw new Fault('invalid', `"${mode}" is no mode`)
   const named = step.sources.map(read)
-  if (step.from)
-    return { kind: 'copy', from: await elsewhere.origin(step.from), wanted: named, sources: [], ...settings }
+  if (step.from) {
+    const shape = { ...(exclude ? { exclude } : {}), ...(step.parents ? { parents: true as const } : {}) }
+    const from = await elsewhere.origin(step.from)
+    return { kind: 'copy', from, wanted: named, sources: [], ...settings, ...shape }
+  }
   const sources: Selected<ReceivedEntry>[] = []
   for (const source of named) {
     if (unpack && isUrl(source)) {
@@ -206,11 +216,25 @@ async function planCopyStep(
     const found = selectSource(tree, source)
     if (found.length === 0)
       throw new Fault('invalid', `cannot copy "${source}": the build context has nothing of that name`)
-    sources.push(...found)
+    const left = excludeFiles(found, exclude)
+    sources.push(...(step.parents ? keepParents(left, (path) => tree.get(path) ?? plainDirectory(path)) : left))
   }
   for (const { name, text } of inline)
     sources.push({ name, found: { kind: 'file', entry: await elsewhere.write(name, read(text)) } })
   return { kind: 'copy', from: undefined, wanted: [], sources, ...settings }
+}
+
+/** What is copied from elsewhere, as its step wants it. */
+export function shaped(
+  sources: readonly Selected<ReceivedEntry>[],
+  { exclude, parents }: Pick<CopyAction, 'exclude' | 'parents'>,
+): Selected<ReceivedEntry>[] {
+  const left = excludeFiles(sources, exclude)
+  return parents ? keepParents(left, plainDirectory) : left
+}
+
+function plainDirectory(path: string): ReceivedEntry {
+  return { path, type: 'directory', mode: 0o755, size: 0, changedAt: 0 }
 }
 
 /** What makes an action what it is: times of files do not. */
@@ -225,7 +249,9 @@ function describe(action: Action): unknown {
   if (action.kind !== 'copy') return action
   const { to, owner, mode: given, unpack, wanted, from } = action
   const settings = { kind: 'copy', to, owner, mode: given, unpack }
-  if (from) return { ...settings, from: from.key, sources: wanted }
+  const { exclude, parents } = action
+  // Absent where they are not asked for: the keys of before stay.
+  if (from) return { ...settings, from: from.key, sources: wanted, exclude, parents }
   const file = ({ type, mode, hash, target }: ReceivedEntry) => [type, mode, hash ?? null, target ?? null]
   const sources = action.sources.map(({ name, found }) =>
     found.kind === 'file' ? [name, file(found.entry)] : found.entries.map(({ below, entry }) => [below, file(entry)]),

@@ -17,7 +17,7 @@ import { layMounts } from '../mounts/lay-mounts.ts'
 import { fetchPromised } from '../stages/files-elsewhere.ts'
 import type { StagePlan } from '../stages/plan-stages.ts'
 import type { Exports } from '../stages/take-stages.ts'
-import type { CopyAction, PlannedStep } from './plan-steps.ts'
+import { type CopyAction, type PlannedStep, shaped } from './plan-steps.ts'
 import { isMissing, ownSurroundings, runCommand } from './run-command.ts'
 
 export interface StepsTaken {
@@ -156,12 +156,12 @@ async function sourcesOf(
   if (from && 'image' in from) {
     const { rootfs } = await scope.obtainImage(from.image)
     const files = imageFiles(rootfs, await ownersOf(rootfs), scope.signal)
-    return selectFrom(files, action.wanted, `image "${from.image}"`)
+    return shaped(await selectFrom(files, action.wanted, `image "${from.image}"`), action)
   }
   if (from) {
     const files = scope.exports.get(key)
     if (!files) throw new Error('a stage was left without being copied from')
-    return files
+    return shaped(files, action)
   }
   return Promise.all(
     action.sources.map(async (source) =>

@@ -7,6 +7,7 @@ import { Fault, type FaultPlace } from '../../model/fault.ts'
 import { isKnown, parseText } from '../expand.ts'
 import { contextSources, type PlacedStep, takesContext } from '../recipe.ts'
 import { cleanSource, selectSource } from './select-source.ts'
+import { excludeFiles } from './shape-selected.ts'
 import type { ContextEntry } from './tree.ts'
 import { type WalkedContext, walkContext } from './walk-context.ts'
 
@@ -54,7 +55,7 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
       const selected = placed(place, places, () => selectSource(tree, text))
       if (selected === undefined) continue
       if (selected.length === 0) places.push(missing(text, place, context, directory))
-      for (const { found } of selected)
+      for (const { found } of excludeFiles(selected, known(step)))
         for (const { path } of found.kind === 'file' ? [found.entry] : found.entries.map(({ entry }) => entry))
           wanted.add(path)
       addLinks(tree, cleanSource(text), wanted)
@@ -71,6 +72,13 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
   for (const path of [...wanted])
     for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) wanted.add(path.slice(0, at))
   return [...tree.values()].filter(({ path }) => wanted.has(path))
+}
+
+/** Patterns of `--exclude`; one that depends on the image leaves nothing out yet. */
+function known(step: PlacedStep['step']): string[] {
+  const { exclude = [] } = step.kind === 'copy' ? step : {}
+  const patterns = exclude.map(parseText)
+  return patterns.every(isKnown) ? patterns.map((parts) => parts.join('')) : []
 }
 
 /** Named links are followed by the node as well, so they come along. */

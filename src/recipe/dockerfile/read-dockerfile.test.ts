@@ -229,6 +229,21 @@ RUN make test
   assert.deepEqual(shape('unused')[1], ['', 'scratch', 'copy {"stage":0}'])
 })
 
+test('a copy leaves files out, keeps directories and changes modes', () => {
+  const flags = '--exclude=*.md --exclude=tmp --parents --link --chmod=u=rwX,go=rX'
+  assert.deepEqual(stepsOf(`FROM a\nCOPY ${flags} a/b /c/`), [
+    {
+      ...{ kind: 'copy', sources: ['a/b'], to: '/c/', unpack: false },
+      ...{ mode: 'u=rwX,go=rX', exclude: ['*.md', 'tmp'], parents: true },
+    },
+  ])
+  assert.match(
+    mistakesOf('FROM a\nCOPY --chmod=u=q a b')[0] ?? '',
+    /^2:6 --chmod needs a mode such as 755 or u=rwX,go=rX/,
+  )
+  assert.match(mistakesOf('FROM a\nADD --parents a b')[0] ?? '', /^2:5 ADD has no flag --parents here/)
+})
+
 test('mounts of RUN are read with their defaults, from stages and images too', () => {
   const flags = [
     'target=/ctx',
@@ -314,7 +329,7 @@ test('every mistake has a line and a column, and says what would be right', () =
     ['FROM a\nCOPY <<EOF /x\na\n  ${b\nEOF', /^4:3 "\$\{b" is not closed/],
     ['FROM a\nCOPY a', /^2:1 COPY needs at least a source and a target/],
     ['FROM a\nCOPY a b c', /^2:10 with several sources the target is a directory/],
-    ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs an octal mode/],
+    ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs a mode/],
     ['FROM a\nENV A', /^2:5 "A" has no value/],
     ['FROM a\nENV A=1 B', /^2:9 "B" has no value/],
     ['FROM a\nENV A="x', /^2:7 this quote " is not closed/],
