@@ -1,5 +1,5 @@
 import type { Defaults, Manifest } from '../../blocks/manifest.ts'
-import { ownersOf } from '../../images/owners.ts'
+import { attributesOf, ownersOf } from '../../images/owners.ts'
 import { Fault } from '../../model/fault.ts'
 import { BuildId, encodeId } from '../../model/ids.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
@@ -106,8 +106,20 @@ async function act(scope: TakeOptions, { channel }: BuildMachine, step: PlannedS
   const { report, directory, signal } = scope
   if (action.kind === 'copy') {
     const sources = await sourcesOf(scope, step.key, action)
-    const { files, bytes } = await copyFiles(channel, { ...action, sources, cwd: before.cwd, directory, signal })
+    const { files, bytes, stripped } = await copyFiles(channel, {
+      ...action,
+      sources,
+      cwd: before.cwd,
+      directory,
+      signal,
+    })
     report(label, `${files} file${files === 1 ? '' : 's'}, ${bytes} bytes`)
+    if (stripped > 0)
+      report(
+        label,
+        `extended attributes of ${stripped} files are lost, since the image has no GNU tar to write them`,
+        'warn',
+      )
   } else if (action.kind === 'directory') {
     await makeDirectory(channel, action.path, signal)
   } else if (action.kind === 'run') {
@@ -155,7 +167,11 @@ async function sourcesOf(
   const { from } = action
   if (from && 'image' in from) {
     const { rootfs } = await scope.obtainImage(from.image)
-    const files = imageFiles(rootfs, await ownersOf(rootfs), scope.signal)
+    const files = imageFiles(
+      rootfs,
+      { owners: await ownersOf(rootfs), attributes: await attributesOf(rootfs) },
+      scope.signal,
+    )
     return shaped(await selectFrom(files, action.wanted, `image "${from.image}"`), action)
   }
   if (from) {
