@@ -5,7 +5,8 @@ import { writeOwners } from '../images/owners.ts'
 import { isArchive } from '../images/read-archive.ts'
 import type { Image } from '../images/store.ts'
 import { Fault } from '../model/fault.ts'
-import type { Stage } from '../recipe/recipe.ts'
+import { readTriggers, type Triggers } from '../recipe/dockerfile/read-triggers.ts'
+import { type PlacedStep, type Stage, takesContext } from '../recipe/recipe.ts'
 import type { BuildScope, BuildTemplateOptions } from './build-template.ts'
 import { makeBaseLayer } from './disk/base-layer.ts'
 import { findLayer, layerReference } from './layers.ts'
@@ -21,32 +22,41 @@ export interface Base {
   command: string[]
   /** What the disk is made of; absent when it is that of a template. */
   image: { name: string; image: Image } | undefined
+  /** Come before the steps of the stage: the image's ONBUILD instructions. */
+  triggers: Pick<Triggers, 'steps' | 'args' | 'ready'>
   /** The disk, made now unless it was made before. */
   layer(): Promise<Manifest>
 }
 
-/** What a stage begins from: an image, which is fetched if need be, or another template. */
-export async function beginFrom(scope: BuildScope, from: Stage['from']): Promise<Base> {
+/** What a stage begins from: an image, which is fetched if need be, or another template. `stages` are those before it. */
+export async function beginFrom(scope: BuildScope, from: Stage['from'], stages: readonly string[]): Promise<Base> {
   if ('template' in from) return beginFromTemplate(scope, from.template)
   const { recipe, report } = scope
   const image = await scope.obtainImage(from.image)
   const key = imageKey(image.digest, recipe.diskMiB)
   const known = await findLayer(scope, key)
   if (known) report('image', `CACHED ${from.image} (${image.digest.slice(0, 19)})`)
-  if (image.onBuild.length > 0)
-    report(
-      'image',
-      `${from.image} has ONBUILD instructions, which are not carried out: ${image.onBuild.join('; ')}`,
-      'warn',
-    )
+  const triggers = readTriggers(image.onBuild, { image: from.image, buildArgs: recipe.buildArgs ?? {}, stages })
+  const copies = triggers.steps.find(({ step }) => takesContext(step))
+  if (copies && !recipe.wholeContext) throw lacksContext(from.image, copies)
   return {
     key,
     defaults: defaultsOf(image),
-    entrypoint: image.entrypoint,
-    command: image.command,
+    entrypoint: triggers.entrypoint ?? image.entrypoint,
+    // What the image's command was is meant for its own entry point.
+    command: triggers.command ?? (triggers.entrypoint ? [] : image.command),
     image: { name: from.image, image },
+    triggers,
     layer: async () => known ?? (await findLayer(scope, key)) ?? (await makeLayer(scope, image, from.image, key)),
   }
+}
+
+/** Whoever asked could not know that the image copies, and has sent only what the recipe itself takes. */
+function lacksContext(image: string, { text }: PlacedStep): Fault {
+  return new Fault(
+    'invalid',
+    `image "${image}" copies files of the build context ("${text.slice(0, 200)}"), which was not sent; send all of it with --whole-context`,
+  )
 }
 
 async function beginFromTemplate({ from, parts, signal }: BuildScope, name: string): Promise<Base> {
@@ -55,7 +65,15 @@ async function beginFromTemplate({ from, parts, signal }: BuildScope, name: stri
   const layer = async () => manifest
   // What made the other one ready is not what makes this one ready.
   const { ready: _, ...defaults } = manifest.defaults
-  return { key: buildKey(from), defaults, entrypoint: [], command: [], image: undefined, layer }
+  return {
+    key: buildKey(from),
+    defaults,
+    entrypoint: [],
+    command: [],
+    image: undefined,
+    triggers: { steps: [], args: {} },
+    layer,
+  }
 }
 
 /** Images by name, each asked for once in a build and kept from being evicted until `claims` are disposed of. */

@@ -28,6 +28,8 @@ export interface BuildTemplateOptions {
   /** Takes no step from earlier builds, and fetches the image anew. */
   noCache: boolean
   credentials?: Credentials | undefined
+  /** By id, in base64: for `RUN --mount=type=secret`. */
+  secrets?: Readonly<Record<string, string>> | undefined
   parts: BuildParts
   progress: (entry: BuildProgress) => void
   signal: AbortSignal
@@ -52,8 +54,9 @@ export async function buildTemplate(options: BuildTemplateOptions): Promise<Mani
     const obtainImage = imageObtainer(options, { directory, machine }, claims, report)
     const scope = { ...options, machine, directory, tree: context.tree, report, obtainImage, made: new Set<string>() }
     const taken = await takeStages(scope, await planStages(scope))
-    const ready = recipe.ready && { ready: recipe.ready.command }
-    return await saveTemplate({ ...scope, ...taken, defaults: { ...taken.defaults, ...ready } })
+    const asked = { ...recipe, ready: recipe.ready ?? taken.base.triggers.ready }
+    const ready = asked.ready && { ready: asked.ready.command }
+    return await saveTemplate({ ...scope, ...taken, recipe: asked, defaults: { ...taken.defaults, ...ready } })
   } catch (error) {
     signal.throwIfAborted()
     const fault = Fault.from(error)

@@ -1,3 +1,4 @@
+import type { BlockList } from 'node:net'
 import type { BlockServer } from '../blocks/server/protocol.ts'
 import type { GuestChannel } from '../guest/channel.ts'
 import type { ImageStore } from '../images/store.ts'
@@ -6,6 +7,7 @@ import type { Log } from '../kit/log.ts'
 import type { Random } from '../kit/random.ts'
 import type { SandboxNetwork } from '../sandboxes/network.ts'
 import type { Vmm } from '../vmm/vmm.ts'
+import type { Reachability } from './copy/reachable.ts'
 
 /** What a build stands on; chosen by whoever starts it. */
 export interface BuildParts {
@@ -18,11 +20,15 @@ export interface BuildParts {
   connect(socket: string, options: { token?: string; signal: AbortSignal }): Promise<GuestChannel>
   /** What RUN reaches; without it steps have no network. Templates are saved without one. */
   network?: SandboxNetwork | undefined
-  /** Which addresses ADD may fetch from; by default all that are not the node's own. */
-  mayFetch?: ((address: string) => boolean) | undefined
+  /** Which private addresses ADD may fetch from: as the node's owner lists them. */
+  fetchFrom?: BlockList | undefined
+  /** Instead of the node's own judgement, for tests. */
+  reachability?: ((address: string) => Reachability) | undefined
   clock: Clock
   random: Random
   log: Log
+  /** Where `RUN --mount=type=cache` keeps what is in it. */
+  cachesDirectory: string
   /** For work in progress: sockets lie in it, so its path is short. */
   directory: string
 }

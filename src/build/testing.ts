@@ -38,7 +38,9 @@ export interface TestBuilder extends AsyncDisposable {
 }
 
 export interface TestBuild
-  extends Partial<Pick<BuildTemplateOptions, 'build' | 'from' | 'noCache' | 'credentials' | 'signal' | 'template'>> {
+  extends Partial<
+    Pick<BuildTemplateOptions, 'build' | 'from' | 'noCache' | 'credentials' | 'secrets' | 'signal' | 'template'>
+  > {
   /** Directory with the files of COPY. */
   context?: string
   progress?: (entry: BuildProgress) => void
@@ -74,6 +76,7 @@ export async function openTestBuilder(): Promise<TestBuilder> {
         directory: join(directory, 'boot'),
       }),
     connect: (path, { token, signal }) => connectGuest({ socket: path, token, random, clock, signal }),
+    cachesDirectory: join(directory, 'caches'),
     directory: join(directory, 'w'),
   }
   const owned = stack.move()
@@ -85,7 +88,10 @@ export async function openTestBuilder(): Promise<TestBuilder> {
     async build(given, options = {}) {
       const recipe = Recipe.parse({ steps: [], memoryMiB: 128, diskMiB: 256, ...given })
       const log: BuildProgress[] = []
-      const context = options.context === undefined ? undefined : await packContext(options.context, recipe.steps)
+      const context =
+        options.context === undefined
+          ? undefined
+          : await packContext(options.context, recipe.steps, { whole: recipe.wholeContext })
       const manifest = await buildTemplate({
         recipe,
         context: context?.stream ?? (options.context === undefined ? undefined : Readable.from([])),
@@ -94,6 +100,7 @@ export async function openTestBuilder(): Promise<TestBuilder> {
         from: options.from,
         noCache: options.noCache ?? false,
         credentials: options.credentials,
+        secrets: options.secrets,
         parts,
         progress: (entry) => {
           log.push(entry)

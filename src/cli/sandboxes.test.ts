@@ -236,6 +236,31 @@ test('the password of a registry comes from a file, standard input or the enviro
   assert.match(from.err, /this begins from a template/)
 })
 
+test('secrets of a build come from files and the environment, and are in no answer', async () => {
+  await using at = await open()
+  const seen: unknown[] = []
+  at.node.buildScript = (say, _context, { secrets }) => {
+    seen.push(secrets)
+    say({ built: { machine: { arch: 'amd64', cpus: 1, memoryMiB: 256 } } })
+  }
+  const file = join(at.directory, 'secret')
+  await writeFile(file, 'open sesame\n', { mode: 0o600 })
+  const build = ['template', 'build', '--image', 'debian', '--name', 'web']
+  await at.run(...build, '--secret', `id=key,src=${file}`)
+  assert.deepEqual(seen, [{ key: Buffer.from('open sesame\n').toString('base64') }])
+  const cases: [string, RegExp][] = [
+    ['open sesame', /--secret needs id=ID,src=FILE or id=ID,env=NAME$/m],
+    ['id=key,src=/no/such', /cannot read a secret from \/no\/such: ENOENT/],
+    ['id=key,env=NO_SUCH', /NO_SUCH is not set in the environment/],
+  ]
+  for (const [given, message] of cases) {
+    const { code, err } = await at.shell.run(...build, '--secret', given)
+    assert.equal(code, 2)
+    assert.match(err, message)
+    assert.ok(!err.includes('sesame'))
+  }
+})
+
 test('what is wrong with a command for sandboxes is told before anything is asked', async () => {
   await using shell = await testCli({ answers: {} })
   const cases: [string[], RegExp][] = [

@@ -18,6 +18,8 @@ export const templateCommands: readonly CommandSpec[] = [
       { flags: '--memory <size>', help: 'memory of its machine, such as 512MiB' },
       { flags: '--disk <size>', help: 'its disk, such as 4GiB' },
       { flags: '--build-arg <key=value>', help: 'for ARG of a Dockerfile', many: true },
+      { flags: '--secret <id=ID,src=FILE>', help: 'for RUN --mount=type=secret; or id=ID,env=NAME', many: true },
+      { flags: '--whole-context', help: 'send all of the build context, for images whose ONBUILD copies' },
       { flags: '--registry-user <user>', help: 'for an image in a registry that asks who one is' },
       { flags: '--registry-password-file <file>', help: '"-" is standard input; by default TUTTI_REGISTRY_PASSWORD' },
       { flags: '--target <stage>', help: 'the stage of a Dockerfile to build; by default the last' },

@@ -22,6 +22,11 @@ export function publicTemplate({ name, tags, aliases, createdAt, changedAt }: Te
   return { name, tags, aliases, createdAt, changedAt }
 }
 
+/** By id, in base64. */
+const BuildSecrets = z
+  .record(z.string().min(1).max(255), z.base64().max(100_000))
+  .refine((secrets) => Object.keys(secrets).length <= 20, 'there are at most 20 secrets')
+
 /** As much of a recipe as the control plane looks at; the node checks it whole. */
 const Recipe = z
   .looseObject({
@@ -130,6 +135,9 @@ export const templateEndpoints = {
         })
         .optional()
         .meta({ description: 'For the registry of the image. Given to the node that builds, and kept nowhere.' }),
+      secrets: BuildSecrets.optional().meta({
+        description: 'In base64, for `RUN --mount=type=secret`. Given to the node that builds, and kept nowhere.',
+      }),
     }),
     answer: z.object({ build: PublicBuild, index: Index }),
     faults: ['not_found', 'conflict', 'exhausted'],

@@ -6,7 +6,7 @@ import { buffer } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { type Header, pack } from 'tar-stream'
-import { ownersOf, readOwners, writeOwners } from './owners.ts'
+import { ownersOf, readLayers, writeOwners } from './owners.ts'
 
 const signal = AbortSignal.timeout(20_000)
 
@@ -30,7 +30,7 @@ test('owners are those of the last layer, whatever layers are packed with, and a
     const upper = await archive([{ name: 'app', uid: 2, gid: 3, mode: 0o4755 }])
     const layers = { lower: gzipSync(lower), middle: zstdCompressSync(middle), upper }
     for (const [name, bytes] of Object.entries(layers)) await writeFile(join(directory, name), bytes)
-    const owners = await readOwners(
+    const { owners } = await readLayers(
       Object.keys(layers).map((name) => join(directory, name)),
       signal,
     )
@@ -46,7 +46,7 @@ test('owners are those of the last layer, whatever layers are packed with, and a
     await writeOwners(rootfs, owners)
     assert.deepEqual(await ownersOf(rootfs), owners)
     await writeFile(join(directory, 'broken'), gzipSync(lower).subarray(0, 60))
-    await assert.rejects(readOwners([join(directory, 'broken')], signal))
+    await assert.rejects(readLayers([join(directory, 'broken')], signal))
   } finally {
     await rm(directory, { recursive: true, force: true })
   }

@@ -6,6 +6,7 @@ import { pipeline as pipelineToEnd } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { extract, type Header } from 'tar-stream'
 import { z } from 'zod'
+import { type Attributes, listenForAttributes } from './attributes.ts'
 
 /**
  * Whose the files of an image are, where an ordinary user has unpacked it: the file system then says that all are the
@@ -20,23 +21,38 @@ export interface Owner {
   mode: number
 }
 
+/** Extended attributes of the files of an image, by path. */
+export type AttributesByPath = ReadonlyMap<string, Attributes>
+
+const StoredAttributes = z.record(z.string(), z.record(z.string(), z.base64()))
+
 const Stored = z.array(z.tuple([z.string(), z.int(), z.int(), z.int()]))
 
-/** Reads owners from the layers of an image, bottom to top; a file is as the last layer that has it says. */
-export async function readOwners(layers: readonly string[], signal: AbortSignal): Promise<Owners> {
+/** Reads owners and extended attributes from the layers of an image, bottom to top; a file is as the last layer that has it says. */
+export async function readLayers(
+  layers: readonly string[],
+  signal: AbortSignal,
+): Promise<{ owners: Owners; attributes: AttributesByPath }> {
   const owners = new Map<string, Owner>()
+  const attributes = new Map<string, Attributes>()
   for (const layer of layers) {
     const entries = extract()
     // Errors come out of the loop as well.
-    const feeding = pipelineToEnd(await uncompressed(layer), entries, { signal })
+    const { stream, of } = listenForAttributes()
+    const feeding = pipelineToEnd(await uncompressed(layer), stream, entries, { signal })
     feeding.catch(() => {})
     for await (const entry of entries) {
-      note(entry.header, owners)
+      const { header } = entry
+      note(header, owners)
+      const path = clean(header.name)
+      const found = header.type === 'link' ? attributes.get(clean(header.linkname ?? '')) : of(header)
+      if (found) attributes.set(path, found)
+      else attributes.delete(path)
       entry.resume()
     }
     await feeding
   }
-  return owners
+  return { owners, attributes }
 }
 
 function note({ name, type, linkname, uid = 0, gid = 0, mode = 0o644 }: Header, owners: Map<string, Owner>): void {
@@ -77,6 +93,28 @@ export async function ownersOf(rootfs: string): Promise<Owners | undefined> {
   }
 }
 
-function besides(rootfs: string): string {
-  return join(dirname(rootfs), 'owners.json')
+/** Puts them beside the files as well: for programs that cannot ask the file system for them. */
+export async function writeAttributes(rootfs: string, attributes: AttributesByPath): Promise<void> {
+  const stored = [...attributes].map(([path, values]) => [
+    path,
+    Object.fromEntries(Object.entries(values).map(([name, value]) => [name, value.toString('base64')])),
+  ])
+  await writeFile(besides(rootfs, 'attributes.json'), JSON.stringify(Object.fromEntries(stored)))
+}
+
+/** Those of an image's files; none of one that an earlier version unpacked. */
+export async function attributesOf(rootfs: string): Promise<AttributesByPath> {
+  try {
+    const stored = StoredAttributes.parse(JSON.parse(await readFile(besides(rootfs, 'attributes.json'), 'utf8')))
+    const bytes = (values: Record<string, string>): Attributes =>
+      Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Buffer.from(value, 'base64')]))
+    return new Map(Object.entries(stored).map(([path, values]) => [path, bytes(values)]))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return new Map()
+    throw error
+  }
+}
+
+function besides(rootfs: string, name = 'owners.json'): string {
+  return join(dirname(rootfs), name)
 }

@@ -8,7 +8,7 @@ import { Fault } from '../model/fault.ts'
 import { neverPulled, wrongArchitecture } from './faults.ts'
 import { type Credentials, fetchImage } from './fetch.ts'
 import { Digest, ImageFacts, readLayout } from './manifest.ts'
-import { readOwners, writeOwners } from './owners.ts'
+import { readLayers, writeAttributes, writeOwners } from './owners.ts'
 import { readArchive } from './read-archive.ts'
 import { formatReference, parseReference, type Reference } from './reference.ts'
 import { lastLine, runTool } from './run-tool.ts'
@@ -184,7 +184,7 @@ export class ImageStore {
       const how = process.getuid?.() === 0 ? [] : ['--rootless']
       const result = await runTool('umoci', ['raw', 'unpack', ...how, '--image', `${layout}:image`, rootfs], { signal })
       if (result.code !== 0) throw unpackFault(text, lastLine(result))
-      if (how.length > 0) await keepOwners(facts, layout, rootfs, signal)
+      await keepWhatLayersSay(facts, layout, rootfs, { isRoot: how.length === 0, signal })
       const image: StoredImage = { ...facts, bytes: await diskUsage(rootfs, signal) }
       await writeFile(join(work, 'image.json'), JSON.stringify(image))
       // A power cut after the rename must not leave an image with empty files.
@@ -279,11 +279,22 @@ function platformOf({ os, architecture }: ImageFacts): string {
   return os === 'linux' ? architecture : `${os} ${architecture}`
 }
 
-/** What an ordinary user cannot give the files is written down, and all of them become readable to that user. */
-async function keepOwners({ blobs }: ImageFacts, layout: string, rootfs: string, signal: AbortSignal): Promise<void> {
+/**
+ * Extended attributes are written down, and what an ordinary user cannot give the files as well: then all of them become
+ * readable to that user.
+ */
+async function keepWhatLayersSay(
+  { blobs }: ImageFacts,
+  layout: string,
+  rootfs: string,
+  { isRoot, signal }: { isRoot: boolean; signal: AbortSignal },
+): Promise<void> {
   // Manifest and config come before the layers.
   const layers = blobs.slice(2).map(({ digest }) => join(layout, 'blobs', 'sha256', digest.slice('sha256:'.length)))
-  await writeOwners(rootfs, await readOwners(layers, signal))
+  const { owners, attributes } = await readLayers(layers, signal)
+  await writeAttributes(rootfs, attributes)
+  if (isRoot) return
+  await writeOwners(rootfs, owners)
   await runTool('chmod', ['-R', 'u+rwX', rootfs], { signal })
 }
 

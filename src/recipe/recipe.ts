@@ -2,6 +2,62 @@ import { z } from 'zod'
 
 const Command = z.union([z.string().max(65_536), z.array(z.string().max(65_536)).min(1).max(1024)])
 
+/** An earlier stage, by its place in the list, or an image. */
+const CopyFrom = z.union([
+  z.strictObject({ stage: z.int().min(0).max(1000) }),
+  z.strictObject({ image: z.string().max(1000) }),
+])
+export type CopyFrom = z.infer<typeof CopyFrom>
+
+const owned = {
+  uid: z.int().min(0).max(999_999_999).default(0),
+  gid: z.int().min(0).max(999_999_999).default(0),
+  mode: z.int().min(0).max(0o7777).optional(),
+}
+
+/** What a command finds in its file system while it runs, and that is no part of what it leaves. */
+const Mount = z.discriminatedUnion('kind', [
+  /** Files of the context, or of a stage or an image; with what is written there nothing happens. */
+  z.strictObject({
+    kind: z.literal('bind'),
+    to: z.string().max(4096),
+    source: z.string().max(4096),
+    from: CopyFrom.optional(),
+    writable: z.boolean(),
+  }),
+  /** A directory that the node keeps for the next build of the template. */
+  z.strictObject({
+    ...{
+      kind: z.literal('cache'),
+      to: z.string().max(4096),
+      id: z.string().max(1000),
+      readOnly: z.boolean(),
+      ...owned,
+    },
+  }),
+  z.strictObject({
+    ...{ kind: z.literal('tmpfs'), to: z.string().max(4096) },
+    bytes: z
+      .int()
+      .min(4096)
+      .max(2 ** 40)
+      .optional(),
+  }),
+  /** A file, a variable, or both. */
+  z.strictObject({
+    kind: z.literal('secret'),
+    id: z.string().min(1).max(255),
+    to: z.string().max(4096).optional(),
+    env: z
+      .string()
+      .regex(/^[A-Za-z_]\w{0,254}$/, 'is no name of a variable')
+      .optional(),
+    required: z.boolean(),
+    ...owned,
+  }),
+])
+export type Mount = z.infer<typeof Mount>
+
 /**
  * How a template is made: what `template.yaml`, a Dockerfile and `--image` all come to. Checked once, on the machine of
  * whoever asks, and again by the node.
@@ -16,15 +72,14 @@ export const Step = z.discriminatedUnion('kind', [
     command: Command,
     /** For this command only, such as a Dockerfile's build arguments; may be secret, so never shown. */
     args: z.record(z.string().max(255), z.string().max(32_768)).optional(),
+    mounts: z.array(Mount).max(50).optional(),
   }),
   /** Files of the build context, or from elsewhere, into the image, by Docker's rules for COPY and ADD. */
   z.strictObject({
     kind: z.literal('copy'),
     sources: z.array(z.string().max(4096)).max(1000),
     /** Where the sources lie instead of in the context: an earlier stage, by its place in the list, or an image. */
-    from: z
-      .union([z.strictObject({ stage: z.int().min(0).max(1000) }), z.strictObject({ image: z.string().max(1000) })])
-      .optional(),
+    from: CopyFrom.optional(),
     /** Files that are written out in the recipe itself, with variables; they come after the sources. */
     inline: z
       .array(z.strictObject({ name: z.string().min(1).max(255), text: z.string().max(1_000_000) }))
@@ -32,7 +87,12 @@ export const Step = z.discriminatedUnion('kind', [
       .optional(),
     to: z.string().max(4096),
     owner: z.string().max(100).optional(),
-    mode: z.int().min(0).max(0o7777).optional(),
+    /** Bits, or what becomes of those that a file has, as `u=rwX,go=rX`. */
+    mode: z.union([z.int().min(0).max(0o7777), z.string().max(200)]).optional(),
+    /** Patterns of what is left out, as in .dockerignore, below each source. */
+    exclude: z.array(z.string().min(1).max(4096)).max(100).optional(),
+    /** Directories that a source names are kept. */
+    parents: z.boolean().optional(),
     /** ADD: archives are unpacked and URLs fetched. */
     unpack: z.boolean().default(false),
     /** Of the one URL that is fetched. */
@@ -67,6 +127,10 @@ const Fields = z.strictObject({
   steps: z.array(PlacedStep).max(1000),
   /** What steps copy from; each copies from those before it only. */
   stages: z.array(Stage).max(100).optional(),
+  /** For ARG among the ONBUILD instructions of images; may be secret, so never shown. */
+  buildArgs: z.record(z.string().max(255), z.string().max(32_768)).optional(),
+  /** All of the build context is sent, and not only what the steps take: for ONBUILD instructions that copy. */
+  wholeContext: z.boolean().optional(),
   /**
    * Runs on in every sandbox: begun before the snapshot. `true` is the image's own entry point with its command;
    * `afterEntrypoint` is given to the entry point in the place of that command.
@@ -94,10 +158,10 @@ export const Recipe = Fields.superRefine((recipe, context) => {
     for (const [number, { step }] of steps.entries()) {
       const own = at < (recipe.stages ?? []).length ? ['stages', at] : []
       const path = [...own, 'steps', number]
-      if (step.kind !== 'copy') continue
-      const { from, sources, inline = [] } = step
-      if (from && 'stage' in from && from.stage >= at)
+      if (originsOf(step).some((from) => 'stage' in from && from.stage >= at))
         context.addIssue({ code: 'custom', path, message: `stage "${name}" copies from one that is not before it` })
+      if (step.kind !== 'copy') continue
+      const { sources, inline = [] } = step
       if (sources.length + inline.length === 0)
         context.addIssue({ code: 'custom', path, message: 'a step copies nothing: it has no source' })
     }
@@ -118,9 +182,31 @@ export function isUrl(source: string): boolean {
   return /^https?:\/\//i.test(source)
 }
 
+/** Whether anything of a build context is to be sent for a recipe. */
+export function needsContext(recipe: Pick<Recipe, 'stages' | 'from' | 'steps' | 'wholeContext'>): boolean {
+  return (
+    recipe.wholeContext === true || stagesOf(recipe).some(({ steps }) => steps.some(({ step }) => takesContext(step)))
+  )
+}
+
 /** Whether a step takes files that whoever asks has to send. */
 export function takesContext(step: Step): boolean {
-  return (
-    step.kind === 'copy' && step.from === undefined && step.sources.some((source) => !step.unpack || !isUrl(source))
-  )
+  return contextSources(step).length > 0
+}
+
+/** What a step names of the context. */
+export function contextSources(step: Step): string[] {
+  if (step.kind === 'copy' && step.from === undefined)
+    return step.sources.filter((source) => !step.unpack || !isUrl(source))
+  return bindsOf(step).flatMap(({ from, source }) => (from === undefined ? [source] : []))
+}
+
+/** The stages and images that a step takes files from. */
+export function originsOf(step: Step): CopyFrom[] {
+  if (step.kind === 'copy') return step.from ? [step.from] : []
+  return bindsOf(step).flatMap(({ from }) => from ?? [])
+}
+
+function bindsOf(step: Step): Extract<Mount, { kind: 'bind' }>[] {
+  return step.kind === 'run' ? (step.mounts ?? []).filter((mount) => mount.kind === 'bind') : []
 }

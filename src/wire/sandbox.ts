@@ -111,6 +111,8 @@ export const BuildStream = z.strictObject({
   /** Where the recipe begins from a template: the build it stands for. */
   from: BuildId.optional(),
   credentials: z.strictObject({ username: z.string().max(255), password: z.string().max(65_536) }).optional(),
+  /** In base64. */
+  secrets: z.record(z.string().max(255), z.string().max(100_000)).optional(),
 })
 export type BuildStream = z.infer<typeof BuildStream>
 

@@ -44,6 +44,7 @@ COPY --from=files /out /copied
 COPY --from=bare /out /bare
 COPY --from=more --chown=guest --chmod=640 /ref/mo* /ref/made /chowned/
 COPY --from=IMAGE /etc/pass* /from-image/
+COPY --from=files --parents --exclude=made --chmod=u=rwX,go= /out/./deep /out/made /out/link /parents/
 COPY --chmod=755 <<one <<-'two' /texts/
 \\$x "$PATH"
 one
@@ -60,6 +61,8 @@ test "$(readlink /bare/link):$(cat /bare/deep/same)" = made:made
 test "$(readlink link):$(stat -c %i made)" = "made:$(stat -c %i deep/same)"
 test "$(stat -c '%u:%g:%a' /chowned/made /chowned/more | tr '\n' ' ')" = "1234:1234:640 1234:1234:640 "
 grep guest /from-image/passwd
+test "$(find /parents | sort | tr '\n' ' ')" = "/parents /parents/deep /parents/deep/same /parents/out /parents/out/link "
+test "$(stat -c %a /parents/deep)" = 700
 test "$(stat -c '%u:%a' /texts/one)" = 0:755
 printf '$x "%s"\n' "$PATH" | cmp - /texts/one
 printf '$x\n' | cmp - /texts/two
@@ -164,7 +167,7 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
         builder.build(named),
         /Dockerfile:\d+: cannot fetch .*\/first%20file: 127\.0\.0\.1 is an address of the node itself/,
       )
-      builder.parts.mayFetch = () => true
+      builder.parts.reachability = () => 'reachable'
       const { log } = await builder.build(named)
       const messages = log.map(({ message }) => message)
       assert.ok(messages.includes('stage "files"') && messages.includes('stage "more"'), messages.join('\n'))
@@ -202,9 +205,76 @@ describe('templates built in real machines', { skip: reason ?? false }, () => {
       )
       await leavesNothing()
     } finally {
-      builder.parts.mayFetch = undefined
+      builder.parts.reachability = undefined
       server.close()
     }
+  })
+
+  test('the ONBUILD instructions of an image come before the steps, and their files with the whole context', async () => {
+    const place = join(builder.directory, 'onbuild')
+    await mkdir(place)
+    const onBuild = ['ARG WHAT=nothing', 'ENV MADE=$WHAT', 'COPY app/main.sh /triggered/', 'RUN echo "$MADE" > /made']
+    const parent = { image: `oci:${await makeImage(place, { onBuild })}:image` }
+    const { recipe } = readDockerfile('FROM x\nRUN echo "$MADE $WHAT $(cat /made) $(ls /triggered)"', { file: 'F' })
+    const wanted = { ...recipe, from: parent, buildArgs: { WHAT: 'bread' } }
+    await assert.rejects(
+      builder.build(wanted),
+      /copies files of the build context \("ONBUILD COPY .*"\), which was not sent; .*--whole-context/,
+    )
+    const { log, manifest } = await builder.build({ ...wanted, wholeContext: true }, { context })
+    assert.deepEqual(
+      log.filter(({ level }) => level === 'output').map(({ message }) => message),
+      ['bread bread bread main.sh'],
+    )
+    assert.equal(manifest.defaults.env['MADE'], 'bread')
+    const again = await builder.build({ ...wanted, wholeContext: true }, { context })
+    assert.ok(again.log.some(({ message }) => message === 'CACHED ONBUILD COPY app/main.sh /triggered/'))
+    await leavesNothing()
+  })
+
+  test('commands find mounts while they run, and nothing of them is left', async () => {
+    const text = `FROM anything AS made
+RUN mkdir /out && echo made > /out/made
+FROM anything
+WORKDIR /srv
+RUN --mount=type=bind,target=ctx,rw --mount=type=bind,from=made,source=/out/made,target=/one \\
+  --mount=type=bind,from=made,source=/out,target=/all --mount=type=tmpfs,target=/scratch,size=1MiB \\
+  --mount=type=secret,id=token,uid=1234 --mount=type=secret,id=token,env=TOKEN <<EOF
+  set -e
+  cat ctx/app/main.sh > /dev/null && touch ctx/mine
+  cat /one /all/made
+  ! touch /one /all/new 2> /dev/null
+  grep -q " /scratch tmpfs " /proc/mounts
+  test "$(stat -c '%u:%a' /run/secrets/token)" = 1234:400
+  ! touch /run/secrets/token 2> /dev/null
+  test "$(cat /run/secrets/token)" = "$TOKEN"
+  echo "it is $TOKEN"
+EOF
+RUN --mount=type=cache,target=/var/cache/app,uid=1234 cd /var/cache/app && date >> n && wc -l < n && stat -c %u .
+RUN for each in /srv/ctx /one /all /scratch /var/cache /run/secrets /.tutti-mounts; do test ! -e $each || exit 1; done
+`
+    const secret = 'xyzzy-of-the-token'
+    const secrets = { token: Buffer.from(secret).toString('base64') }
+    const recipe = (more = '') => {
+      const read = readDockerfile(text + more, { file: 'Dockerfile' }).recipe
+      return { ...read, from, stages: read.stages?.map((stage) => ({ ...stage, from })) ?? [] }
+    }
+    const said = (log: { level: string; message: string }[]) =>
+      log.filter(({ level }) => level !== 'info').map(({ message }) => message)
+    const { log } = await builder.build(recipe(), { context, secrets })
+    assert.deepEqual(said(log), ['made', 'made', 'it is (hidden)', '1', '1234'])
+    assert.ok(!JSON.stringify(log).includes(secret))
+    // Neither another secret nor none makes it another step, and the next build finds the cache.
+    const more = 'RUN --mount=type=cache,target=/var/cache/app,readonly wc -l < /var/cache/app/n\n'
+    assert.deepEqual(said((await builder.build(recipe(more), { context })).log), ['1'])
+    const required = readDockerfile('FROM a\nRUN --mount=type=secret,id=key,required true', {
+      file: 'Dockerfile',
+    }).recipe
+    await assert.rejects(
+      builder.build({ ...required, from }),
+      /Dockerfile:2: .*secret "key" is required and was not given/,
+    )
+    await leavesNothing()
   })
 
   test('an image of one program, begun from nothing, takes files and becomes a template', async () => {

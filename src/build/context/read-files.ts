@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { extract, type Header } from 'tar-stream'
+import { listenForAttributes } from '../../images/attributes.ts'
 import { Fault } from '../../model/fault.ts'
 import type { ReceivedEntry } from './receive-context.ts'
 
@@ -24,11 +25,14 @@ export async function readFiles(archive: Readable, options: ReadFilesOptions): P
   const tree = new Map<string, ReceivedEntry>()
   const entries = extract()
   // Errors and abortion come out of the loop below.
-  const feeding = pipeline(archive, entries, { signal })
+  const { stream, of } = listenForAttributes()
+  const feeding = pipeline(archive, stream, entries, { signal })
   feeding.catch(() => {})
   let number = 0
   for await (const entry of entries) {
     const received = readHeader(entry.header, options, tree)
+    const attributes = whole ? of(entry.header) : undefined
+    if (received && attributes) received.attributes = attributes
     if (received?.type === 'file' && received.file === undefined) {
       number += 1
       Object.assign(received, await keep(entry, join(directory, String(number)), signal))

@@ -1,5 +1,6 @@
 import { mkdir, rm } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
+import type { Attributes } from '../../images/attributes.ts'
 import type { ContextEntry } from '../../recipe/context/tree.ts'
 import { filesFault, readFiles } from './read-files.ts'
 
@@ -11,6 +12,8 @@ export interface ReceivedEntry extends ContextEntry {
   file?: string
   /** Whose it is, where that is kept: in files of stages and images. */
   owner?: { uid: number; gid: number }
+  /** Its extended attributes, where those are kept. */
+  attributes?: Attributes
   /** The same for all names of one file. */
   inode?: string
   /** The URL that it comes from. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { lstat, mkdir, mkdtemp, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,6 +12,20 @@ import type { GuestChannel } from '../../guest/channel.ts'
 import { selectSource } from '../../recipe/context/select-source.ts'
 import { receiveContext } from '../context/receive-context.ts'
 import { copyFiles } from './copy-files.ts'
+import { machineFiles } from './machine-files.ts'
+import { selectFrom } from './other-files.ts'
+
+/** The reason to skip what needs capabilities on files, or false. */
+function lackingCapabilities(): string | false {
+  const found = ['setcap', 'getcap', 'tar'].every((program) => {
+    try {
+      return execFileSync('sh', ['-c', `command -v ${program}`]).length > 0
+    } catch {
+      return false
+    }
+  })
+  return found ? false : 'needs setcap, getcap and tar'
+}
 
 const lacking = process.getuid?.() === 0 ? lackingAgent() : 'needs root'
 const signal = AbortSignal.timeout(60_000)
@@ -45,7 +60,7 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
     contents: Contents,
     sources: string[],
     to: string,
-    options: { owner?: string; mode?: number; unpack?: boolean } = {},
+    options: { owner?: string; mode?: number | string; unpack?: boolean } = {},
   ) {
     const directory = await mkdtemp(join(place, 'work-'))
     await using context = await receiveContext(archiveOf(contents), { directory: join(directory, 'context'), signal })
@@ -62,7 +77,7 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
       'd/l': { link: 'a' },
       'd/s/': { mode: 0o700 },
     }
-    assert.deepEqual(await copy(contents, ['d'], 'tree'), { files: 2, bytes: 4 })
+    assert.deepEqual(await copy(contents, ['d'], 'tree'), { files: 2, bytes: 4, stripped: 0 })
     assert.equal(await readFile(join(place, 'tree/a'), 'utf8'), 'text')
     assert.equal(await readFile(join(place, 'tree/empty'), 'utf8'), '')
     assert.equal(await readlink(join(place, 'tree/l')), 'a')
@@ -70,6 +85,34 @@ describe('files copied by a real agent', { skip: lacking ?? false }, () => {
     assert.equal(file.mode & 0o777, 0o640)
     assert.equal(directory.mode & 0o777, 0o700)
     assert.equal(file.uid, 0)
+  })
+
+  test('extended attributes arrive as they are, capabilities above all', { skip: lackingCapabilities() }, async () => {
+    const from = join(place, 'able')
+    await mkdir(from)
+    for (const name of ['empty', 'long', 'plain']) await writeFile(join(from, name), name === 'empty' ? '' : name)
+    const capabilities = 'cap_setuid,cap_net_raw=ep'
+    for (const name of ['empty', 'long']) execFileSync('setcap', [capabilities, join(from, name)])
+    const directory = await mkdtemp(join(place, 'work-'))
+    const files = machineFiles(channel, { directory, of: 'it', signal })
+    const sources = await selectFrom(files, [from], 'it')
+    const settings = { to: 'able-too/', owner: '12:12', mode: undefined, unpack: false, cwd: place, directory, signal }
+    assert.equal((await copyFiles(channel, { sources, ...settings })).stripped, 0)
+    const found = execFileSync('getcap', ['-r', join(place, 'able-too')], { encoding: 'utf8' })
+    const names = found
+      .match(/\w+ (?==? ?cap)/g)
+      ?.map((name) => name.trim())
+      .sort()
+    assert.deepEqual(names, ['empty', 'long'], found)
+    assert.match(found, /cap_setuid/)
+  })
+
+  test('a symbolic mode changes what each file has', async () => {
+    await copy({ 'm/': { mode: 0o700 }, 'm/f': 'x', 'm/s/': { mode: 0o700 } }, ['m'], 'moded', { mode: 'go=rX' })
+    const modes = await Promise.all(
+      ['f', 's'].map(async (name) => (await lstat(join(place, 'moded', name))).mode & 0o777),
+    )
+    assert.deepEqual(modes, [0o644, 0o755])
   })
 
   test('owner and mode are set on all of it, also on directories made on the way', async () => {

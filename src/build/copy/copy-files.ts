@@ -2,10 +2,12 @@ import { createReadStream } from 'node:fs'
 import { posix } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { pack } from 'tar-stream'
+import { type Header, pack } from 'tar-stream'
 import type { FileEntry, GuestChannel } from '../../guest/channel.ts'
+import { attributeEntry } from '../../images/attributes.ts'
 import { Fault, StepFault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
+import { parseSymbolicMode } from '../../recipe/symbolic-mode.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { ownSurroundings, runCommand } from '../steps/run-command.ts'
 import { findOwner, type Owner } from './find-owner.ts'
@@ -16,7 +18,8 @@ export interface CopyOptions {
   sources: readonly Selected<ReceivedEntry>[]
   to: string
   owner: string | undefined
-  mode: number | undefined
+  /** Bits, or what becomes of a file's own. */
+  mode: number | string | undefined
   unpack: boolean
   cwd: string
   /** For archives that are unpacked on the way. */
@@ -31,7 +34,7 @@ export interface CopyOptions {
 export async function copyFiles(
   channel: GuestChannel,
   options: CopyOptions,
-): Promise<{ files: number; bytes: number }> {
+): Promise<{ files: number; bytes: number; stripped: number }> {
   const { to, mode, cwd, directory, signal } = options
   const what = async (path: string) => {
     const entry = await statFollowing(channel, path, signal)
@@ -56,46 +59,62 @@ export async function copyFiles(
     if (!(there === 'directory' && (target.onlyIfMissing || isRoot(target.path)))) targets.push(target)
   }
   const files = targets.filter(({ entry }) => entry?.type === 'file')
-  if (targets.length > 0) await send(channel, targets, { owner, mode, signal })
-  return { files: files.length, bytes: files.reduce((sum, { entry }) => sum + (entry?.size ?? 0), 0) }
+  const keeps = targets.length > 0 && (await send(channel, targets, { owner, mode: modeFrom(mode), signal }))
+  const stripped = keeps ? 0 : targets.filter(({ entry }) => entry?.attributes).length
+  return { files: files.length, bytes: files.reduce((sum, { entry }) => sum + (entry?.size ?? 0), 0), stripped }
 }
 
 interface SendOptions {
   /** Of everything; without it each file keeps its own, or is root's. */
   owner: Owner | undefined
-  mode: number | undefined
+  mode: (entry: ReceivedEntry) => number
   signal: AbortSignal
 }
 
+/** Whether extended attributes came along. */
 async function send(
   channel: GuestChannel,
   targets: readonly Target<ReceivedEntry>[],
   options: SendOptions,
-): Promise<void> {
+): Promise<boolean> {
   const { signal } = options
   const probe = 'command -v tar >/dev/null || exit 127; tar --version 2>/dev/null | grep -q GNU && exit 0; exit 1'
   const tar = await runCommand(channel, { command: probe, surroundings: ownSurroundings, signal }).catch(() => ({
     code: 127,
   }))
-  if (tar.code === 127) return sendPlain(channel, targets, options)
+  if (tar.code === 127) {
+    await sendPlain(channel, targets, options)
+    return false
+  }
+  const keeps = tar.code === 0
   // Directories that the image has as links, such as /bin, stay links.
-  const flags = tar.code === 0 ? ['--keep-directory-symlink', '--numeric-owner'] : []
+  const flags = keeps ? ['--keep-directory-symlink', '--numeric-owner', '--xattrs', '--xattrs-include=*'] : []
   const result = await runCommand(channel, {
     command: ['tar', '-x', '-p', ...flags, '-f', '-', '-C', '/'],
     surroundings: ownSurroundings,
-    input: (stdin) => pipeline(Readable.from(archiveOf(targets, options)), stdin),
+    input: (stdin) => pipeline(Readable.from(archiveOf(targets, { ...options, keeps })), stdin),
     signal,
   })
-  if (result.code === 0) return
+  if (result.code === 0) return keeps
   const said = result.output.slice(-3).join(' | ')
   if (/no space left/i.test(said))
     throw new StepFault('exhausted', 'the disk of the template is full; ask for a larger one')
   throw new Fault('invalid', `the files could not be written: ${said || `tar failed with exit code ${result.code}`}`)
 }
 
-function archiveOf(targets: readonly Target<ReceivedEntry>[], { owner, mode }: SendOptions): Readable {
+function archiveOf(
+  targets: readonly Target<ReceivedEntry>[],
+  { owner, mode, keeps }: SendOptions & { keeps: boolean },
+): Readable {
   const archive = pack()
   const sent = new Map<string, string>()
+  // One is out before the next begins, so that attributes stand right before what they are of.
+  const put = (header: Partial<Header> & { name: string }, body?: string) =>
+    new Promise<void>((resolve, reject) => {
+      const done = (error?: Error | null) => (error ? reject(error) : resolve())
+      if (body === undefined) archive.entry(header, done)
+      else archive.entry(header, body, done)
+    })
   const write = async () => {
     for (const { path, entry } of targets) {
       const header = {
@@ -103,17 +122,19 @@ function archiveOf(targets: readonly Target<ReceivedEntry>[], { owner, mode }: S
         ...ownerOf(entry, owner),
         mtime: new Date((entry?.changedAt ?? 0) * 1000),
       }
-      if (entry === undefined) archive.entry({ ...header, type: 'directory', mode: 0o755 })
-      else if (entry.type === 'directory') archive.entry({ ...header, type: 'directory', mode: mode ?? entry.mode })
+      const isFirst = entry?.inode === undefined || !sent.has(entry.inode)
+      if (keeps && entry?.attributes && isFirst) archive.push(attributeEntry(entry.attributes))
+      if (entry === undefined) await put({ ...header, type: 'directory', mode: 0o755 })
+      else if (entry.type === 'directory') await put({ ...header, type: 'directory', mode: mode(entry) })
       else if (entry.type === 'link')
-        archive.entry({ ...header, type: 'symlink', linkname: entry.target ?? '', mode: 0o777 })
+        await put({ ...header, type: 'symlink', linkname: entry.target ?? '', mode: 0o777 })
       else if (entry.inode !== undefined && sent.has(entry.inode))
-        archive.entry({ ...header, type: 'link', linkname: sent.get(entry.inode) ?? '', mode: mode ?? entry.mode })
-      else if (entry.size === 0 || entry.file === undefined) archive.entry({ ...header, mode: mode ?? entry.mode }, '')
+        await put({ ...header, type: 'link', linkname: sent.get(entry.inode) ?? '', mode: mode(entry) })
+      else if (entry.size === 0 || entry.file === undefined) await put({ ...header, mode: mode(entry) }, '')
       else
         await pipeline(
           createReadStream(entry.file),
-          archive.entry({ ...header, type: 'file', size: entry.size, mode: mode ?? entry.mode }),
+          archive.entry({ ...header, type: 'file', size: entry.size, mode: mode(entry) }),
         )
       if (entry?.inode !== undefined && !sent.has(entry.inode)) sent.set(entry.inode, header.name)
     }
@@ -138,12 +159,19 @@ async function sendPlain(
     } else if (entry.type === 'link')
       throw new Fault('invalid', `"${entry.path}" is a symbolic link, and the image has no "tar" to make it with`)
     else {
-      const stream = await channel.files.write(path, { ...user, mode: mode ?? entry.mode, signal })
+      const stream = await channel.files.write(path, { ...user, mode: mode(entry), signal })
       const bytes = entry.file === undefined ? Readable.from([]) : createReadStream(entry.file)
       await pipeline(bytes, stream)
       await stream.written
     }
   }
+}
+
+function modeFrom(mode: number | string | undefined): SendOptions['mode'] {
+  if (mode === undefined) return (entry) => entry.mode
+  if (typeof mode === 'number') return () => mode
+  const change = parseSymbolicMode(mode)
+  return (entry) => change?.(entry.mode, entry.type === 'directory') ?? entry.mode
 }
 
 function ownerOf(entry: ReceivedEntry | undefined, owner: Owner | undefined): Owner {

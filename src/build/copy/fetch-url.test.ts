@@ -6,7 +6,8 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { fetchUrl, isElsewhere, withoutSecrets } from './fetch-url.ts'
+import { fetchUrl, withoutSecrets } from './fetch-url.ts'
+import { reachability } from './reachable.ts'
 
 async function serve(answer: RequestListener) {
   const directory = await mkdtemp(join(tmpdir(), 'tutti-fetch-'))
@@ -18,7 +19,7 @@ async function serve(answer: RequestListener) {
     file,
     fetch: (path: string, options: Partial<Parameters<typeof fetchUrl>[0]> = {}) =>
       fetchUrl({
-        ...{ url: `http://127.0.0.1:${port}${path}`, file, maxBytes: 1000, mayFetch: () => true },
+        ...{ url: `http://127.0.0.1:${port}${path}`, file, maxBytes: 1000, reachability: () => 'reachable' },
         ...{ signal: AbortSignal.timeout(20_000), ...options },
       }),
     async [Symbol.asyncDispose]() {
@@ -69,10 +70,16 @@ test('what cannot be fetched says why, and shows no secrets of the URL', async (
 test('what only the node can reach is not fetched, by address or by name', async () => {
   await using server = await serve((_, response) => response.end('secret'))
   const refused = /is an address of the node itself; fetch it in a RUN step/
-  await assert.rejects(server.fetch('/', { mayFetch: isElsewhere }), refused)
-  await assert.rejects(server.fetch('', { url: 'http://localhost:1/', mayFetch: isElsewhere }), refused)
-  for (const address of ['127.9.9.9', '169.254.169.254', '::1', '::ffff:7f00:1', 'fe80::1', '0.0.0.0', '::'])
-    assert.ok(!isElsewhere(address), address)
-  for (const address of ['10.0.0.1', '93.184.216.34', '2606:2800::1']) assert.ok(isElsewhere(address), address)
+  await assert.rejects(server.fetch('/', { reachability }), refused)
+  for (const url of ['http://localhost:1/', 'http://0x7f.1/', 'http://[::1]/', 'http://2130706433/'])
+    await assert.rejects(server.fetch('', { url, reachability }), refused)
   assert.equal(withoutSecrets('https://user:password@host/a?b#c'), 'https://host/a')
+})
+
+test('a private address is not fetched from, also behind a redirect, and the setting that allows it is named', async () => {
+  await using server = await serve((_, response) => response.writeHead(302, { location: 'http://10.0.0.1/' }).end())
+  const refused = /10\.0\.0\.1 is in a private range of the node's network, which .* TUTTI_FETCH_FROM/
+  await assert.rejects(server.fetch('', { url: 'http://10.0.0.1/', reachability }), refused)
+  const onlyHere = (address: string) => (address === '127.0.0.1' ? 'reachable' : reachability(address))
+  await assert.rejects(server.fetch('/', { reachability: onlyHere }), refused)
 })

@@ -3,19 +3,20 @@ import { lookup } from 'node:dns'
 import { createWriteStream } from 'node:fs'
 import { get as getHttp, type IncomingMessage } from 'node:http'
 import { get as getHttps } from 'node:https'
-import { BlockList, isIP, type LookupFunction } from 'node:net'
+import { isIP, type LookupFunction } from 'node:net'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { Fault } from '../../model/fault.ts'
 import { formatSize } from '../../model/units.ts'
+import type { Reachability } from './reachable.ts'
 
 export interface FetchUrlOptions {
   url: string
   /** The file to make. */
   file: string
   maxBytes: number
-  /** Whether an address may be asked: what a node alone can reach is not for whoever asks for a build. */
-  mayFetch: (address: string) => boolean
+  /** What an address is to the node; asked of each that a name stands for when it is connected to, also after redirects. */
+  reachability: (address: string) => Reachability
   /** A server that says nothing for so long is given up. */
   idleMs?: number
   signal: AbortSignal
@@ -69,10 +70,15 @@ const reasons: Readonly<Record<string, string>> = {
 }
 
 /** The answer with the file, after all redirects. */
-async function follow({ url: first, mayFetch, idleMs = 30_000, signal }: FetchUrlOptions): Promise<IncomingMessage> {
+async function follow({
+  url: first,
+  reachability,
+  idleMs = 30_000,
+  signal,
+}: FetchUrlOptions): Promise<IncomingMessage> {
   let url = new URL(first)
   for (let redirects = 0; redirects <= maxRedirects; redirects += 1) {
-    const response = await ask(url, { mayFetch, idleMs, signal })
+    const response = await ask(url, { reachability, idleMs, signal })
     const { statusCode = 0, statusMessage = '', headers } = response
     if (statusCode === 200) return response
     response.destroy()
@@ -94,20 +100,26 @@ async function follow({ url: first, mayFetch, idleMs = 30_000, signal }: FetchUr
 
 function ask(
   url: URL,
-  { mayFetch, idleMs, signal }: { mayFetch: FetchUrlOptions['mayFetch']; idleMs: number; signal: AbortSignal },
+  { reachability, idleMs, signal }: Pick<FetchUrlOptions, 'reachability' | 'signal'> & { idleMs: number },
 ): Promise<IncomingMessage> {
-  const refused = () => new Fault('denied', `${url.hostname} is an address of the node itself; fetch it in a RUN step`)
+  const refused = (addresses: readonly string[]) =>
+    new Fault(
+      'denied',
+      addresses.some((address) => reachability(address) === 'private')
+        ? `${url.hostname} is in a private range of the node's network, which its owner may allow with TUTTI_FETCH_FROM; or fetch it in a RUN step`
+        : `${url.hostname} is an address of the node itself; fetch it in a RUN step`,
+    )
   const guarded: LookupFunction = (name, options, done) =>
     lookup(name, { ...options, all: true }, (error, addresses) => {
       if (error) return done(error, '', 0)
-      const allowed = addresses.filter(({ address }) => mayFetch(address))
+      const allowed = addresses.filter(({ address }) => reachability(address) === 'reachable')
       const [one] = allowed
-      if (!one) return done(refused(), '', 0)
+      if (!one) return done(refused(addresses.map(({ address }) => address)), '', 0)
       return options.all ? done(null, allowed) : done(null, one.address, one.family)
     })
   return new Promise((resolve, reject) => {
     const host = url.hostname.replace(/^\[|\]$/g, '')
-    if (isIP(host) && !mayFetch(host)) return reject(refused())
+    if (isIP(host) && reachability(host) !== 'reachable') return reject(refused([host]))
     const headers = { 'accept-encoding': 'identity', 'user-agent': 'tutti' }
     const get = url.protocol === 'https:' ? getHttps : getHttp
     const request = get(url, { headers, lookup: guarded, timeout: idleMs, signal, agent: false }, resolve)
@@ -116,21 +128,6 @@ function ask(
     )
     request.on('error', reject)
   })
-}
-
-/** Loopback, link-local (where clouds keep credentials) and unspecified addresses. */
-const own = new BlockList()
-own.addSubnet('0.0.0.0', 8)
-own.addSubnet('127.0.0.0', 8)
-own.addSubnet('169.254.0.0', 16)
-own.addAddress('::', 'ipv6')
-own.addAddress('::1', 'ipv6')
-own.addSubnet('fe80::', 10, 'ipv6')
-own.addAddress('fd00:ec2::254', 'ipv6')
-
-/** Whether an address is not one that only this node can reach. */
-export function isElsewhere(address: string): boolean {
-  return !own.check(address, address.includes(':') ? 'ipv6' : 'ipv4')
 }
 
 function tooLarge(maxBytes: number): Fault {

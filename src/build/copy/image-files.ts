@@ -1,12 +1,16 @@
 import type { Stats } from 'node:fs'
 import { lstat, readdir, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Owners } from '../../images/owners.ts'
+import type { AttributesByPath, Owners } from '../../images/owners.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import type { OtherFiles } from './other-files.ts'
 
 /** The files of an image as they lie unpacked on this node; nothing is copied before it is sent. */
-export function imageFiles(rootfs: string, owners: Owners | undefined, signal: AbortSignal): OtherFiles {
+export function imageFiles(
+  rootfs: string,
+  { owners, attributes }: { owners: Owners | undefined; attributes: AttributesByPath },
+  signal: AbortSignal,
+): OtherFiles {
   const at = (path: string) => join(rootfs, path)
   return {
     async look(path) {
@@ -32,6 +36,7 @@ export function imageFiles(rootfs: string, owners: Owners | undefined, signal: A
   }
 
   async function entryOf(path: string, found: Stats, type: 'file' | 'directory' | 'link'): Promise<ReceivedEntry> {
+    const own = attributes.get(path)
     const { uid, gid, mode } = owners?.get(path) ?? found
     return {
       path,
@@ -40,6 +45,7 @@ export function imageFiles(rootfs: string, owners: Owners | undefined, signal: A
       size: type === 'file' ? found.size : 0,
       changedAt: Math.floor(found.mtimeMs / 1000),
       owner: owners && !owners.has(path) ? { uid: 0, gid: 0 } : { uid, gid },
+      ...(own ? { attributes: own } : {}),
       ...(type === 'link' ? { target: await readlink(at(path)) } : {}),
       ...(type === 'file' ? { file: at(path) } : {}),
       ...(type === 'file' && found.nlink > 1 ? { inode: String(found.ino) } : {}),

@@ -47,10 +47,11 @@ export function machineFiles(channel: GuestChannel, { directory, of, signal }: M
       const place = join(directory, `take-${takes}`)
       await mkdir(place, { recursive: true, mode: 0o700 })
       const probe = await runCommand(channel, {
-        ...{ command: ['tar', '--help'], surroundings: ownSurroundings, signal },
-      }).catch(() => ({ code: 127 }))
+        ...{ command: ['tar', '--version'], surroundings: ownSurroundings, signal },
+      }).catch(() => ({ code: 127, output: [] }))
       if (probe.code === 127) return takeSingly(channel, wanted, { directory: place, of, signal })
-      return takeArchive(channel, wanted, { directory: place, of, signal })
+      const isGnu = probe.output.some((line) => line.includes('GNU tar'))
+      return takeArchive(channel, wanted, { directory: place, of, signal, isGnu })
     },
   }
 }
@@ -58,11 +59,11 @@ export function machineFiles(channel: GuestChannel, { directory, of, signal }: M
 async function takeArchive(
   channel: GuestChannel,
   paths: readonly string[],
-  { directory, of, signal }: MachineFilesOptions,
+  { directory, of, signal, isGnu }: MachineFilesOptions & { isGnu: boolean },
 ): Promise<ReadonlyMap<string, ReceivedEntry>> {
   const names = paths.map((path) => `.${path}`)
   const { env, user, cwd } = ownSurroundings
-  const command = ['tar', '-c', '-f', '-', '-C', '/', ...names]
+  const command = ['tar', '-c', ...(isGnu ? ['--xattrs', '--xattrs-include=*'] : []), '-f', '-', '-C', '/', ...names]
   const execution = await channel.start({ command, env, user, cwd }, { signal })
   execution.stdin.on('error', () => {}).end()
   const complaints = execution.stderr ? text(execution.stderr) : Promise.resolve('')

@@ -59,7 +59,7 @@ describe('files of stages and images', { skip: lacking ?? false }, () => {
   }
 
   test('sources are found through links and patterns, in images and in machines alike', async () => {
-    const image = imageFiles(place, undefined, signal)
+    const image = imageFiles(place, { owners: undefined, attributes: new Map() }, signal)
     const machine = machineFiles(channel, { directory: join(place, 'taken'), of: 'it', signal })
     const a = ['file', '644', 1, 'a', 0]
     const b = ['file', '4711', 0, '', 0]
@@ -81,7 +81,7 @@ describe('files of stages and images', { skip: lacking ?? false }, () => {
 
   test('two names of one file stay one', async () => {
     for (const [files, root] of [
-      [imageFiles(place, undefined, signal), ''],
+      [imageFiles(place, { owners: undefined, attributes: new Map() }, signal), ''],
       [machineFiles(channel, { directory: join(place, 'work'), of: 'it', signal }), place],
     ] as const) {
       const tree = await files.take([`${root}/d`])

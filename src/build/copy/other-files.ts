@@ -20,27 +20,31 @@ export async function selectFrom(
   sources: readonly string[],
   of: string,
 ): Promise<Selected<ReceivedEntry>[]> {
-  const found: { name: string; path: string }[] = []
+  const found: { name: string; path: string; named: string; source: string }[] = []
   for (const source of sources) {
     const matches = await matchSource(files, source)
     if (matches.length === 0) throw new Fault('invalid', `cannot copy "${source}": ${of} has nothing of that name`)
-    found.push(...matches)
+    found.push(...matches.map((match) => ({ ...match, source })))
   }
   const tree = await files.take([...new Set(found.map(({ path }) => path))])
-  return found.flatMap(({ name, path }): Selected<ReceivedEntry>[] => {
+  return found.flatMap(({ name, path, named, source }): Selected<ReceivedEntry>[] => {
+    const place = { name, path: named.slice(1), source }
     const key = path.slice(1)
     const entry = tree.get(key)
-    if (entry && entry.type !== 'directory') return [{ name, found: { kind: 'file', entry } }]
+    if (entry && entry.type !== 'directory') return [{ ...place, found: { kind: 'file', entry } }]
     const prefix = key === '' ? '' : `${key}/`
     const entries = [...tree.values()]
       .filter((each) => each.path.startsWith(prefix) && each.path !== key)
       .sort(byPath)
       .map((each) => ({ below: each.path.slice(prefix.length), entry: each }))
-    return [{ name, found: { kind: 'directory', entries, ...(entry ? { self: entry } : {}) } }]
+    return [{ ...place, found: { kind: 'directory', entries, ...(entry ? { self: entry } : {}) } }]
   })
 }
 
-async function matchSource(files: OtherFiles, source: string): Promise<{ name: string; path: string }[]> {
+async function matchSource(
+  files: OtherFiles,
+  source: string,
+): Promise<{ name: string; path: string; named: string }[]> {
   let paths = ['/']
   for (const part of posix
     .resolve('/', source)
@@ -61,11 +65,11 @@ async function matchSource(files: OtherFiles, source: string): Promise<{ name: s
     }
     paths = matches
   }
-  const found: { name: string; path: string }[] = []
+  const found: { name: string; path: string; named: string }[] = []
   for (const path of paths) {
     const entry = await follow(files, path)
     if (entry?.type === 'other') throw new Fault('invalid', `"${path}" is no file, directory or symbolic link`)
-    if (entry) found.push({ name: posix.basename(path), path: entry.path })
+    if (entry) found.push({ name: posix.basename(path), path: entry.path, named: path })
   }
   return found
 }

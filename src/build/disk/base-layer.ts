@@ -2,7 +2,7 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Manifest } from '../../blocks/manifest.ts'
 import type { BlockServer } from '../../blocks/server/protocol.ts'
-import { ownersOf } from '../../images/owners.ts'
+import { attributesOf, ownersOf } from '../../images/owners.ts'
 import type { Image } from '../../images/store.ts'
 import type { Clock } from '../../kit/clock.ts'
 import type { Random } from '../../kit/random.ts'
@@ -36,6 +36,7 @@ export async function makeBaseLayer(options: BaseLayerOptions): Promise<Manifest
     await makeFileSystem({
       root: image.rootfs,
       owners: await ownersOf(image.rootfs),
+      attributes: await attributesOf(image.rootfs),
       file,
       sizeMiB: diskMiB,
       what: `image "${name}"`,

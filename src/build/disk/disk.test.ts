@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { chown, lutimes, mkdir, mkdtemp, open, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { chown, lutimes, mkdir, mkdtemp, open, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -54,8 +54,14 @@ test('files belong to whom the image says, also where the file system of the nod
     ['etc/a "b"', { uid: 1, gid: 2, mode: 0 }],
     ['link', { uid: 5, gid: 5, mode: 0o777 }],
   ])
+  // May set the user, which has a byte that is no text.
+  const capability = Buffer.from('0100000280000000000000000000000000000000', 'hex')
+  const attributes = new Map([
+    ['etc/hello', { 'security.capability': capability, 'user.note': Buffer.from('a') }],
+    ['gone', { 'user.note': Buffer.from('b') }],
+  ])
   const file = join(place.path, 'disk')
-  const options = { root: place.root, owners, file, sizeMiB: 64, what: 'image "x"', seed: 'digest', signal }
+  const options = { root: place.root, owners, attributes, file, sizeMiB: 64, what: 'image "x"', seed: 'digest', signal }
   await makeFileSystem(options)
   await execute('e2fsck', ['-fn', file], { env })
   const expected: Record<string, RegExp> = {
@@ -67,6 +73,10 @@ test('files belong to whom the image says, also where the file system of the nod
   }
   for (const [path, pattern] of Object.entries(expected))
     assert.match((await execute('debugfs', ['-R', `stat ${path}`, file], { env })).stdout, pattern, path)
+  const copied = join(place.path, 'value')
+  await execute('debugfs', ['-R', `ea_get -f ${copied} /etc/hello security.capability`, file], { env })
+  assert.deepEqual(await readFile(copied), capability)
+  assert.deepEqual((await readdir(place.path)).sort(), ['disk', 'root', 'value'])
   await writeFile(join(place.root, 'a\nb'), '')
   await assert.rejects(makeFileSystem(options), /image "x" has a file with a line break in its name, which only root/)
 })

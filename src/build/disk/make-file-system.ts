@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import type { Owners } from '../../images/owners.ts'
+import type { AttributesByPath, Owners } from '../../images/owners.ts'
 import { lastLine, runTool } from '../../images/run-tool.ts'
 import { Fault } from '../../model/fault.ts'
 import { setOwners } from './set-owners.ts'
@@ -13,6 +13,8 @@ export interface FileSystemOptions {
   /** A directory with the files, owned by those who shall own them in the guest, unless `owners` says whose they are. */
   root: string
   owners?: Owners | undefined
+  /** With `owners`: those of the files, which an ordinary user cannot give them. */
+  attributes?: AttributesByPath | undefined
   /** The sparse file to make. */
   file: string
   sizeMiB: number
@@ -28,7 +30,7 @@ export interface FileSystemOptions {
  * in the background, where every clone would pay for it. Owners and extended attributes are kept.
  */
 export async function makeFileSystem(options: FileSystemOptions): Promise<void> {
-  const { root, owners, file, sizeMiB, what, seed, signal } = options
+  const { root, owners, attributes, file, sizeMiB, what, seed, signal } = options
   const uuid = uuidOf(seed)
   // The time is read by the tools as that of their own writing.
   const env = { E2FSPROGS_FAKE_TIME: '1', PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` }
@@ -43,7 +45,7 @@ export async function makeFileSystem(options: FileSystemOptions): Promise<void> 
     { signal, env },
   )
   if (result.code === 0) {
-    if (owners) await setOwners({ root, file, owners, what, env, signal })
+    if (owners) await setOwners({ root, file, owners, attributes, what, env, signal })
     return
   }
   const said = `${result.stdout}\n${result.stderr}`

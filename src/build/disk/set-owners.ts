@@ -1,7 +1,7 @@
 import { type Dirent, readdirSync } from 'node:fs'
 import { lstat, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Owners } from '../../images/owners.ts'
+import type { AttributesByPath, Owners } from '../../images/owners.ts'
 import { lastLine, runTool } from '../../images/run-tool.ts'
 import { Fault } from '../../model/fault.ts'
 
@@ -10,6 +10,7 @@ export interface SetOwnersOptions {
   root: string
   file: string
   owners: Owners
+  attributes?: AttributesByPath | undefined
   /** For people. */
   what: string
   env: Record<string, string>
@@ -20,7 +21,15 @@ export interface SetOwnersOptions {
  * Has the files of an ext4 file system belong to whom the image says: written into it by the tool that debugs it, so nobody
  * needs to be root. What no layer speaks of is root's.
  */
-export async function setOwners({ root, file, owners, what, env, signal }: SetOwnersOptions): Promise<void> {
+export async function setOwners({
+  root,
+  file,
+  owners,
+  attributes,
+  what,
+  env,
+  signal,
+}: SetOwnersOptions): Promise<void> {
   const lines: string[] = []
   const set = async (path: string) => {
     const { mode: found } = await lstat(join(root, path))
@@ -31,6 +40,15 @@ export async function setOwners({ root, file, owners, what, env, signal }: SetOw
   }
   await set('')
   for (const path of pathsBelow(root)) await set(path)
+  const values: string[] = []
+  for (const [path, byName] of attributes ?? [])
+    for (const [name, value] of Object.entries(byName)) {
+      const there = await lstat(join(root, path)).catch(() => undefined)
+      if (!there || there.isSymbolicLink()) continue
+      values.push(`${file}.value-${values.length}`)
+      await writeFile(values.at(-1) ?? '', value)
+      lines.push(`ea_set -f ${quote(values.at(-1) ?? '', what)} ${quote(`/${path}`, what)} ${quote(name, what)}`)
+    }
   lines.push('sif /lost+found uid 0', 'sif /lost+found gid 0')
   const script = `${file}.owners`
   try {
@@ -39,7 +57,7 @@ export async function setOwners({ root, file, owners, what, env, signal }: SetOw
     if (result.code !== 0)
       throw new Fault('unavailable', `cannot give the files of ${what} to their owners: ${lastLine(result)}`)
   } finally {
-    await rm(script, { force: true })
+    for (const each of [script, ...values]) await rm(each, { force: true })
   }
 }
 

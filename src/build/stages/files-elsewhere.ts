@@ -4,7 +4,8 @@ import { join, posix } from 'node:path'
 import { Fault } from '../../model/fault.ts'
 import type { BuildScope } from '../build-template.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
-import { fetchUrl, isElsewhere, withoutSecrets } from '../copy/fetch-url.ts'
+import { fetchUrl, withoutSecrets } from '../copy/fetch-url.ts'
+import { reachability } from '../copy/reachable.ts'
 import type { Elsewhere } from '../steps/plan-steps.ts'
 
 /** Files that a recipe names and that whoever asks does not send. */
@@ -61,6 +62,7 @@ async function fetchRemote(scope: BuildScope, entry: ReceivedEntry, url: string)
   const file = join(directory, `fetched-${createHash('sha256').update(url).digest('hex')}`)
   report('fetch', `fetching ${withoutSecrets(url)}`)
   const maxBytes = recipe.diskMiB * 2 ** 20
-  const found = await fetchUrl({ url, file, maxBytes, mayFetch: parts.mayFetch ?? isElsewhere, signal })
+  const judge = parts.reachability ?? ((address: string) => reachability(address, parts.fetchFrom))
+  const found = await fetchUrl({ url, file, maxBytes, reachability: judge, signal })
   return { ...entry, ...found, url, file }
 }

@@ -40,9 +40,11 @@ export async function planStages(scope: BuildScope): Promise<StagePlan[]> {
     'image' in from ? imageOrigin(from.image) : stageOrigin(from.stage),
   )
   for (const [number, { name, from, steps: given }] of stagesOf(recipe).entries()) {
-    const base = await beginFrom(scope, from)
-    const { defaults, key: baseKey } = base
-    const steps = await planSteps({ steps: given, tree, defaults, arch: machine.arch, baseKey, elsewhere })
+    const names = plans.map((plan) => plan.name)
+    const base = await beginFrom(scope, from, names)
+    const { defaults, key: baseKey, triggers } = base
+    const surroundings = { tree, defaults, arch: machine.arch, baseKey, args: triggers.args, elsewhere }
+    const steps = await planSteps({ steps: [...triggers.steps, ...given], ...surroundings })
     plans.push({ number, name, base, steps, stepsBefore })
     stepsBefore += steps.length
   }

@@ -6,11 +6,11 @@ import type { ReceivedEntry } from '../context/receive-context.ts'
 import { machineFiles } from '../copy/machine-files.ts'
 import { selectFrom } from '../copy/other-files.ts'
 import type { BuildMachine } from '../machine.ts'
-import type { PlannedStep } from '../steps/plan-steps.ts'
+import { type CopyAction, copiesOf, type PlannedStep } from '../steps/plan-steps.ts'
 import { lastLayer, type StepsTaken, takeSteps, withPlace } from '../steps/take-steps.ts'
 import type { StagePlan } from './plan-stages.ts'
 
-/** What steps copy from stages, by the key of the step. */
+/** What steps copy from stages, by the key of the copy. */
 export type Exports = Map<string, readonly Selected<ReceivedEntry>[]>
 
 /**
@@ -40,19 +40,25 @@ function stepsIn(plans: readonly StagePlan[]): number {
   return stepsBefore + steps.length
 }
 
-/** For each stage the steps that copy from it and are not taken yet. */
-async function neededCopies(scope: BuildScope, plans: readonly StagePlan[]): Promise<Map<number, PlannedStep[]>> {
-  const copies = new Map<number, PlannedStep[]>()
+interface Wanted {
+  step: PlannedStep
+  key: string
+  copy: CopyAction
+}
+
+/** For each stage what is copied from it by steps that are not taken yet. */
+async function neededCopies(scope: BuildScope, plans: readonly StagePlan[]): Promise<Map<number, Wanted[]>> {
+  const copies = new Map<number, Wanted[]>()
   for (const { number, steps } of plans.toReversed()) {
     if (number < plans.length - 1 && !copies.has(number)) continue
     const found = await lastLayer(scope, steps)
-    for (const step of steps.slice(found?.step.number ?? 0)) {
-      const { action } = step
-      if (action.kind !== 'copy' || !action.from || !('stage' in action.from)) continue
-      const { stage } = action.from
-      const known = copies.get(stage) ?? []
-      if (!known.some(({ key }) => key === step.key)) copies.set(stage, [...known, step])
-    }
+    for (const step of steps.slice(found?.step.number ?? 0))
+      for (const { key, copy } of copiesOf(step)) {
+        if (!copy.from || !('stage' in copy.from)) continue
+        const { stage } = copy.from
+        const known = copies.get(stage) ?? []
+        if (!known.some((each) => each.key === key)) copies.set(stage, [...known, { step, key, copy }])
+      }
   }
   return copies
 }
@@ -61,15 +67,13 @@ async function exportFiles(
   scope: BuildScope,
   { name }: StagePlan,
   { channel }: BuildMachine,
-  steps: readonly PlannedStep[],
+  wanted: readonly Wanted[],
   exports: Exports,
 ): Promise<void> {
   const of = `stage "${name}"`
-  for (const step of steps) {
-    const { action, key } = step
-    if (action.kind !== 'copy') continue
+  for (const { step, key, copy } of wanted) {
     const directory = join(scope.directory, `from-${key}`)
     const files = machineFiles(channel, { directory, of, signal: scope.signal })
-    exports.set(key, await withPlace(scope, step, () => selectFrom(files, action.wanted, of)))
+    exports.set(key, await withPlace(scope, step, () => selectFrom(files, copy.wanted, of)))
   }
 }

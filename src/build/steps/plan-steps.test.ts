@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type PlacedStep, PlacedStep as PlacedStepSchema, type Step } from '../../recipe/recipe.ts'
+import { type Mount, type PlacedStep, PlacedStep as PlacedStepSchema, type Step } from '../../recipe/recipe.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { type Elsewhere, planSteps } from './plan-steps.ts'
 
@@ -51,6 +51,29 @@ test('a copied file counts by what is in it, not by its time', async () => {
     (await keysOf([{ kind: 'workdir', path: '/w' }, copy('f', 'x')], [file('f', 'aa')]))[1],
     (await keysOf([{ kind: 'workdir', path: '/v' }, copy('f', 'x')], [file('f', 'aa')]))[1],
   )
+})
+
+test('mounts count by what they bring, and secrets and caches by their names alone', async () => {
+  const mounted = (...mounts: Mount[]): Step => ({ ...run('a'), kind: 'run', command: 'a', mounts })
+  const bind = (source: string): Mount => ({ kind: 'bind', to: 'x', source, writable: false })
+  const secret = (id: string): Mount => ({ kind: 'secret', id, required: false, uid: 0, gid: 0 })
+  const [plain] = await keysOf([run('a')])
+  assert.equal((await keysOf([{ ...run('a'), kind: 'run', command: 'a', mounts: [] }]))[0], plain)
+  const [bound] = await keysOf([mounted(bind('f'))], [file('f', 'aa'), file('g', 'bb')])
+  assert.notEqual(bound, plain)
+  assert.equal((await keysOf([mounted(bind('f'))], [file('f', 'aa'), file('g', 'cc')]))[0], bound)
+  assert.notEqual((await keysOf([mounted(bind('f'))], [file('f', 'cc')]))[0], bound)
+  assert.notEqual((await keysOf([mounted(bind(''))], [file('f', 'aa')]))[0], bound)
+  assert.notEqual((await keysOf([mounted(secret('a'))]))[0], (await keysOf([mounted(secret('b'))]))[0])
+  const [step] = await plan([{ kind: 'workdir', path: '/w' }, mounted(bind('f'))], [file('f', 'aa')]).then((all) =>
+    all.slice(1),
+  )
+  assert.ok(step?.action.kind === 'run' && step.action.mounts?.[0]?.to === '/w/x')
+  await assert.rejects(
+    plan([mounted({ ...bind('f'), to: '/' } as Mount)], [file('f', 'aa')]),
+    /over the whole file system/,
+  )
+  await assert.rejects(plan([mounted(bind('gone'))]), /Dockerfile:2: .*nothing of that name/)
 })
 
 test('surroundings count for commands only', async () => {

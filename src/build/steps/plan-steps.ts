@@ -3,8 +3,10 @@ import { posix } from 'node:path'
 import type { Defaults } from '../../blocks/manifest.ts'
 import { Fault } from '../../model/fault.ts'
 import { type Selected, selectSource } from '../../recipe/context/select-source.ts'
+import { excludeFiles, keepParents } from '../../recipe/context/shape-selected.ts'
 import { ExpandError, expand } from '../../recipe/expand.ts'
-import { isUrl, type PlacedStep, type Step } from '../../recipe/recipe.ts'
+import { isUrl, type Mount, type PlacedStep, type Step } from '../../recipe/recipe.ts'
+import { parseSymbolicMode } from '../../recipe/symbolic-mode.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 
 /** A step that is to happen: what it does, in which surroundings, and the name of what comes out of it. */
@@ -23,20 +25,44 @@ export interface PlannedStep {
 
 /** What has to be done to the disk; nothing for steps that only change the surroundings. */
 export type Action =
-  | { kind: 'run'; command: string | string[]; args: Record<string, string> }
-  | {
-      kind: 'copy'
-      /** Where it copies from instead of the context; what `wanted` names there is looked up when the step is taken. */
-      from: Origin | undefined
-      wanted: readonly string[]
-      sources: readonly Selected<ReceivedEntry>[]
-      to: string
-      owner: string | undefined
-      mode: number | undefined
-      unpack: boolean
-    }
+  | { kind: 'run'; command: string | string[]; args: Record<string, string>; mounts?: PlannedMount[] }
+  | CopyAction
   | { kind: 'directory'; path: string }
   | { kind: 'none' }
+
+export interface CopyAction {
+  kind: 'copy'
+  /** Where it copies from instead of the context; what `wanted` names there is looked up when the step is taken. */
+  from: Origin | undefined
+  wanted: readonly string[]
+  sources: readonly Selected<ReceivedEntry>[]
+  to: string
+  owner: string | undefined
+  mode: number | string | undefined
+  unpack: boolean
+  /** What is still to be done with what comes from elsewhere; with files of the context it is done. */
+  exclude?: readonly string[]
+  parents?: true
+}
+
+/** What a command finds while it runs; paths are absolute. The files of a bind are copied to a place of their own first. */
+export type PlannedMount =
+  | Exclude<Mount, { kind: 'bind' }>
+  | { kind: 'bind'; to: string; writable: boolean; copy: CopyAction }
+
+/** All that a step brings from elsewhere, each under a key of its own. */
+export function copiesOf({ action, key }: PlannedStep): { key: string; copy: CopyAction }[] {
+  if (action.kind === 'copy') return [{ key, copy: action }]
+  if (action.kind !== 'run') return []
+  return (action.mounts ?? []).flatMap((mount, at) =>
+    mount.kind === 'bind' ? [{ key: mountKey(key, at), copy: mount.copy }] : [],
+  )
+}
+
+/** Of what the mount at a place in the list brings. */
+export function mountKey(key: string, at: number): string {
+  return `${key}-${at}`
+}
 
 /** A file system that COPY takes from, and what it is the same by. */
 export type Origin = { key: string } & ({ stage: number } | { image: string })
@@ -49,6 +75,8 @@ export interface PlanOptions {
   arch: string
   /** Names the disk that the steps begin from. */
   baseKey: string
+  /** What the image's own ONBUILD instructions declare with ARG; the steps after them see it. */
+  args?: Readonly<Record<string, string>>
   elsewhere: Elsewhere
 }
 
@@ -97,24 +125,30 @@ export function buildKey(build: string): string {
     .digest('hex')
 }
 
-type PlanSurroundings = Pick<PlanOptions, 'tree' | 'arch' | 'elsewhere'>
+type PlanSurroundings = Pick<PlanOptions, 'tree' | 'arch' | 'args' | 'elsewhere'>
 
 async function planStep(
   step: Step,
   before: Defaults,
   options: PlanSurroundings,
 ): Promise<Pick<PlannedStep, 'action' | 'after'>> {
-  const { arch } = options
+  const { arch, args: declared = {} } = options
   const automatic: Record<string, string> = { TARGETARCH: arch }
-  const read = (text: string) =>
+  const fromImage = (text: string) =>
     expand(text, (name) => (Object.hasOwn(before.env, name) ? before.env[name] : automatic[name]))
+  const known: Record<string, string> = { ...automatic, ...mapValues(declared, fromImage) }
+  const read = (text: string) =>
+    expand(text, (name) =>
+      Object.hasOwn(before.env, name) ? before.env[name] : Object.hasOwn(known, name) ? known[name] : undefined,
+    )
   const nothing: Action = { kind: 'none' }
   switch (step.kind) {
-    case 'run':
-      return {
-        action: { kind: 'run', command: step.command, args: mapValues(step.args ?? {}, read) },
-        after: before,
-      }
+    case 'run': {
+      const mounts = await Promise.all((step.mounts ?? []).map((mount) => planMount(mount, before, read, options)))
+      const args = mapValues({ ...declared, ...step.args }, read)
+      const action: Action = { kind: 'run', command: step.command, args, ...(mounts.length === 0 ? {} : { mounts }) }
+      return { action, after: before }
+    }
     case 'env':
       return { action: nothing, after: { ...before, env: { ...before.env, ...mapValues(step.values, read) } } }
     case 'user': {
@@ -131,16 +165,45 @@ async function planStep(
   }
 }
 
+async function planMount(
+  mount: Mount,
+  { cwd }: Defaults,
+  read: (text: string) => string,
+  options: PlanSurroundings,
+): Promise<PlannedMount> {
+  const at = (path: string) => posix.resolve('/', cwd, read(path))
+  if (mount.kind === 'secret')
+    return { ...mount, id: read(mount.id), ...(mount.to === undefined ? {} : { to: at(mount.to) }) }
+  const to = at(mount.to)
+  if (to === '/') throw new Fault('invalid', 'nothing can be mounted over the whole file system')
+  if (mount.kind === 'cache') return { ...mount, to, id: read(mount.id) }
+  if (mount.kind === 'tmpfs') return { ...mount, to }
+  const { source, from, writable } = mount
+  const step = { kind: 'copy' as const, sources: [source === '' ? '/' : source], from, to: '/', unpack: false }
+  const copy = await planCopyStep(step, read, options)
+  if (!from && copy.sources.length !== 1)
+    throw new Fault(
+      'invalid',
+      `"${source}" names ${copy.sources.length} files, and a mount is of one file or directory`,
+    )
+  return { kind: 'bind', to, writable, copy }
+}
+
 async function planCopyStep(
   step: Extract<Step, { kind: 'copy' }>,
   read: (text: string) => string,
   { tree, elsewhere }: PlanSurroundings,
-): Promise<Action> {
+): Promise<CopyAction> {
   const { owner, mode, unpack, inline = [], checksum } = step
+  const exclude = step.exclude?.map(read)
   const settings = { to: read(step.to), owner: owner && read(owner), mode, unpack }
+  if (typeof mode === 'string' && !parseSymbolicMode(mode)) throw new Fault('invalid', `"${mode}" is no mode`)
   const named = step.sources.map(read)
-  if (step.from)
-    return { kind: 'copy', from: await elsewhere.origin(step.from), wanted: named, sources: [], ...settings }
+  if (step.from) {
+    const shape = { ...(exclude ? { exclude } : {}), ...(step.parents ? { parents: true as const } : {}) }
+    const from = await elsewhere.origin(step.from)
+    return { kind: 'copy', from, wanted: named, sources: [], ...settings, ...shape }
+  }
   const sources: Selected<ReceivedEntry>[] = []
   for (const source of named) {
     if (unpack && isUrl(source)) {
@@ -153,19 +216,42 @@ async function planCopyStep(
     const found = selectSource(tree, source)
     if (found.length === 0)
       throw new Fault('invalid', `cannot copy "${source}": the build context has nothing of that name`)
-    sources.push(...found)
+    const left = excludeFiles(found, exclude)
+    sources.push(...(step.parents ? keepParents(left, (path) => tree.get(path) ?? plainDirectory(path)) : left))
   }
   for (const { name, text } of inline)
     sources.push({ name, found: { kind: 'file', entry: await elsewhere.write(name, read(text)) } })
   return { kind: 'copy', from: undefined, wanted: [], sources, ...settings }
 }
 
+/** What is copied from elsewhere, as its step wants it. */
+export function shaped(
+  sources: readonly Selected<ReceivedEntry>[],
+  { exclude, parents }: Pick<CopyAction, 'exclude' | 'parents'>,
+): Selected<ReceivedEntry>[] {
+  const left = excludeFiles(sources, exclude)
+  return parents ? keepParents(left, plainDirectory) : left
+}
+
+function plainDirectory(path: string): ReceivedEntry {
+  return { path, type: 'directory', mode: 0o755, size: 0, changedAt: 0 }
+}
+
 /** What makes an action what it is: times of files do not. */
 function describe(action: Action): unknown {
+  if (action.kind === 'run' && action.mounts) {
+    // A copy of a mount is the same wherever it is put; secrets and caches count by their names.
+    const mounts = action.mounts.map((mount) =>
+      mount.kind === 'bind' ? { ...mount, copy: describe(mount.copy) } : mount,
+    )
+    return { ...action, mounts }
+  }
   if (action.kind !== 'copy') return action
   const { to, owner, mode: given, unpack, wanted, from } = action
   const settings = { kind: 'copy', to, owner, mode: given, unpack }
-  if (from) return { ...settings, from: from.key, sources: wanted }
+  const { exclude, parents } = action
+  // Absent where they are not asked for: the keys of before stay.
+  if (from) return { ...settings, from: from.key, sources: wanted, exclude, parents }
   const file = ({ type, mode, hash, target }: ReceivedEntry) => [type, mode, hash ?? null, target ?? null]
   const sources = action.sources.map(({ name, found }) =>
     found.kind === 'file' ? [name, file(found.entry)] : found.entries.map(({ below, entry }) => [below, file(entry)]),

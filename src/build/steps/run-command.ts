@@ -14,6 +14,8 @@ export interface RunOptions {
   /** Beyond the surroundings' environment. */
   args?: Record<string, string>
   input?: (stdin: NodeJS.WritableStream) => Promise<void>
+  /** What of a line of output may be shown. */
+  hide?: ((line: string) => string) | undefined
   /** Called for every line of output. */
   onLine?: (line: string) => void
   signal: AbortSignal
@@ -30,7 +32,7 @@ const maxLine = 2000
 
 /** Runs a command in the guest to its end. A line of text goes to `/bin/sh`. */
 export async function runCommand(channel: GuestChannel, options: RunOptions): Promise<RunResult> {
-  const { command, surroundings, args = {}, input, onLine, signal } = options
+  const { command, surroundings, args = {}, input, hide, onLine, signal } = options
   const { user, cwd } = surroundings
   const execution = await channel.start(
     {
@@ -42,7 +44,8 @@ export async function runCommand(channel: GuestChannel, options: RunOptions): Pr
     { signal },
   )
   const output: string[] = []
-  const hear = (line: string) => {
+  const hear = (said: string) => {
+    const line = hide ? hide(said) : said
     output.push(line)
     if (output.length > keptLines) output.shift()
     onLine?.(line)

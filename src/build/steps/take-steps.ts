@@ -1,5 +1,5 @@
 import type { Defaults, Manifest } from '../../blocks/manifest.ts'
-import { ownersOf } from '../../images/owners.ts'
+import { attributesOf, ownersOf } from '../../images/owners.ts'
 import { Fault, StepFault } from '../../model/fault.ts'
 import { BuildId, encodeId } from '../../model/ids.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
@@ -11,10 +11,13 @@ import { selectFrom } from '../copy/other-files.ts'
 import { explainingFullDisk } from '../full-disk.ts'
 import { findLayer, layerReference } from '../layers.ts'
 import { type BuildMachine, lastLines, startMachine } from '../machine.ts'
+import { CacheStore } from '../mounts/cache-store.ts'
+import { hideSecrets } from '../mounts/hide-secrets.ts'
+import { layMounts } from '../mounts/lay-mounts.ts'
 import { fetchPromised } from '../stages/files-elsewhere.ts'
 import type { StagePlan } from '../stages/plan-stages.ts'
 import type { Exports } from '../stages/take-stages.ts'
-import type { PlannedStep } from './plan-steps.ts'
+import { type CopyAction, type PlannedStep, shaped } from './plan-steps.ts'
 import { isMissing, ownSurroundings, runCommand } from './run-command.ts'
 
 export interface StepsTaken {
@@ -101,44 +104,81 @@ export async function withPlace<T>({ signal }: BuildScope, step: PlannedStep, wo
 
 async function act(scope: TakeOptions, { channel }: BuildMachine, step: PlannedStep, label: string): Promise<void> {
   const { action, before } = step
-  const { report, recipe, directory, signal } = scope
+  const { report, directory, signal } = scope
   if (action.kind === 'copy') {
-    const sources = await sourcesOf(scope, step)
-    const { files, bytes } = await copyFiles(channel, { ...action, sources, cwd: before.cwd, directory, signal })
+    const sources = await sourcesOf(scope, step.key, action)
+    const { files, bytes, stripped } = await copyFiles(channel, {
+      ...action,
+      sources,
+      cwd: before.cwd,
+      directory,
+      signal,
+    })
     report(label, `${files} file${files === 1 ? '' : 's'}, ${bytes} bytes`)
+    if (stripped > 0)
+      report(
+        label,
+        `extended attributes of ${stripped} files are lost, since the image has no GNU tar to write them`,
+        'warn',
+      )
   } else if (action.kind === 'directory') {
     await makeDirectory(channel, action.path, signal)
   } else if (action.kind === 'run') {
-    const { command, args } = action
-    const onLine = (line: string) => report(label, line, 'output')
-    const { code, output } = await runCommand(channel, { command, surroundings: before, args, onLine, signal })
-    if (code === 0) return
-    const said = output.length > 0 ? `: ${lastLines(output.join('\n'), 5)}` : ', and said nothing'
-    if (/no space left on device/i.test(output.join('\n')))
-      throw new StepFault(
-        'exhausted',
-        `the disk of the template is full at ${recipe.diskMiB} MiB; ask for a larger one${said}`,
-      )
-    throw new StepFault('invalid', `failed with exit code ${code}${said}`)
+    await runStep(scope, channel, { action, before, key: step.key, label })
   }
+}
+
+/** A command with its mounts, which are taken away again whatever it comes to. */
+async function runStep(
+  scope: TakeOptions,
+  channel: BuildMachine['channel'],
+  step: { action: Extract<PlannedStep['action'], { kind: 'run' }>; before: Defaults; key: string; label: string },
+): Promise<void> {
+  const { report, recipe, directory, template, parts, secrets = {}, signal } = scope
+  const { action, before, key, label } = step
+  const { command, args, mounts = [] } = action
+  const laid = await layMounts(channel, {
+    ...{ mounts, key, secrets, template, directory, signal },
+    caches: new CacheStore({ directory: parts.cachesDirectory, clock: parts.clock }),
+    sourcesOf: (of, copy) => sourcesOf(scope, of, copy),
+    warn: (message) => report(label, message, 'warn'),
+  })
+  const { code, output } = await runCommand(channel, {
+    ...{ command, args: { ...args, ...laid.env }, surroundings: before, signal },
+    hide: mounts.length === 0 ? undefined : hideSecrets(secrets),
+    onLine: (line) => report(label, line, 'output'),
+  })
+  if (mounts.length > 0) await laid.takeAway()
+  if (code === 0) return
+  const said = output.length > 0 ? `: ${lastLines(output.join('\n'), 5)}` : ', and said nothing'
+  if (/no space left on device/i.test(output.join('\n')))
+    throw new StepFault(
+      'exhausted',
+      `the disk of the template is full at ${recipe.diskMiB} MiB; ask for a larger one${said}`,
+    )
+  throw new StepFault('invalid', `failed with exit code ${code}${said}`)
 }
 
 /** What a COPY or ADD brings, wherever it comes from. */
 async function sourcesOf(
   scope: TakeOptions,
-  { action, key }: PlannedStep,
+  key: string,
+  action: CopyAction,
 ): Promise<readonly Selected<ReceivedEntry>[]> {
-  if (action.kind !== 'copy') return []
   const { from } = action
   if (from && 'image' in from) {
     const { rootfs } = await scope.obtainImage(from.image)
-    const files = imageFiles(rootfs, await ownersOf(rootfs), scope.signal)
-    return selectFrom(files, action.wanted, `image "${from.image}"`)
+    const files = imageFiles(
+      rootfs,
+      { owners: await ownersOf(rootfs), attributes: await attributesOf(rootfs) },
+      scope.signal,
+    )
+    return shaped(await selectFrom(files, action.wanted, `image "${from.image}"`), action)
   }
   if (from) {
     const files = scope.exports.get(key)
     if (!files) throw new Error('a stage was left without being copied from')
-    return files
+    return shaped(files, action)
   }
   return Promise.all(
     action.sources.map(async (source) =>

@@ -13,6 +13,7 @@ import { print } from '../output/print.ts'
 import { progress } from '../output/progress.ts'
 import { counted } from '../output/text.ts'
 import { nameAndTag } from '../sandbox-options.ts'
+import { readBuildSecrets } from '../spec/build-secrets.ts'
 import { imageRecipe, type ReadTemplate, readTemplateFile } from '../spec/read-template.ts'
 
 type Options = Record<string, unknown>
@@ -25,10 +26,12 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const steps = stagesOf(recipe).flatMap((stage) => stage.steps)
   const context = await packContext(read.context, steps, {
     ...(read.ignoreFile === undefined ? {} : { ignoreFile: read.ignoreFile }),
+    whole: recipe.wholeContext,
   })
   const tags = [...new Set([...(tag === undefined ? [] : [tag]), ...textsOption(options, 'tag'), ...read.tags])]
   const node = textOption(options, 'node')
   const credentials = await registryCredentials(cli, recipe, options)
+  const secrets = await readBuildSecrets(cli, textsOption(options, 'secret'))
   const body = {
     recipe,
     tags: tags.length === 0 ? ['latest'] : tags,
@@ -36,6 +39,7 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
     noCache: options.cache === false,
     ...(node === undefined ? {} : { node }),
     ...(credentials === undefined ? {} : { credentials }),
+    ...(secrets === undefined ? {} : { secrets }),
   }
   await using client = await cli.client(textOption(options, 'context'))
   const { signal } = cli
@@ -144,8 +148,11 @@ function withOptions(recipe: Recipe, options: Options): Recipe {
   const memoryMiB = mebibytes(options, 'memory')
   const diskMiB = mebibytes(options, 'disk')
   const from = textOption(options, 'from')
+  const buildArgs = readPairs('--build-arg', textsOption(options, 'buildArg'))
   return {
     ...recipe,
+    ...(Object.keys(buildArgs).length === 0 ? {} : { buildArgs }),
+    ...(flagOption(options, 'wholeContext') ? { wholeContext: true } : {}),
     ...(from === undefined ? {} : { from: { template: from } }),
     ...(cpus === undefined ? {} : { cpus }),
     ...(memoryMiB === undefined ? {} : { memoryMiB }),

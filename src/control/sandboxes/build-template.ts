@@ -34,6 +34,8 @@ export interface BuildWish {
   noCache: boolean
   node?: string | undefined
   credentials?: { username: string; password: string } | undefined
+  /** In base64; kept nowhere but here until the build ends. */
+  secrets?: Readonly<Record<string, string>> | undefined
 }
 
 /** A build that waits for its context, or is under way. */
@@ -103,6 +105,7 @@ export async function runBuild(
       noCache: wish.noCache,
       ...(from === undefined ? {} : { from }),
       ...(wish.credentials === undefined ? {} : { credentials: wish.credentials }),
+      ...(wish.secrets === undefined ? {} : { secrets: wish.secrets }),
     }
     const built = await desk.meter.time('build', async () => {
       const stream = await nodes.open(node.id, 'build', request, { signal })

@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
+import type { BlockList } from 'node:net'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
 import type { SandboxParts } from '../../agent/sandboxes/offer.ts'
 import type { BlockServer } from '../../blocks/server/protocol.ts'
+import { readRanges } from '../../build/copy/reachable.ts'
 import { connectGuest } from '../../guest/channel/connect.ts'
 import { Fault } from '../../model/fault.ts'
 import { parseSize } from '../../model/quantity.ts'
@@ -82,6 +84,7 @@ export async function openParts(
     imagesDirectory,
     arch,
     authFile: env['REGISTRY_AUTH_FILE'],
+    fetchFrom: fetchFromOf(env),
   })
   return { sandboxes, builder, measure: (how) => measure({ sandboxes, blocks }, how) }
 }
@@ -108,6 +111,14 @@ function cacheLimitOf(env: OfferOptions['env']): number | undefined {
   const bytes = text === undefined ? undefined : parseSize(text)
   if (text === undefined || bytes !== undefined) return bytes
   throw new Fault('invalid', `TUTTI_CACHE is a size such as 200GiB, not "${text}"`)
+}
+
+/** `TUTTI_FETCH_FROM=10.1.0.0/16,192.168.7.5`: private addresses that ADD of a Dockerfile may fetch from. */
+function fetchFromOf(env: OfferOptions['env']): BlockList | undefined {
+  const text = env['TUTTI_FETCH_FROM'] || undefined
+  const ranges = text === undefined ? undefined : readRanges(text)
+  if (text === undefined || ranges) return ranges
+  throw new Fault('invalid', `TUTTI_FETCH_FROM is a list of ranges such as 10.1.0.0/16,192.168.7.5, not "${text}"`)
 }
 
 /** `TUTTI_AHEAD=8,2`: VMs of a popular build that run ahead, and VMMs that wait for any snapshot. */

@@ -1,3 +1,4 @@
+import type { BlockList } from 'node:net'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import type { TemplateBuilder } from '../../agent/sandboxes/template-builder.ts'
@@ -6,7 +7,7 @@ import type { BuildParts, BuildProgress } from '../../build/parts.ts'
 import { ImageStore } from '../../images/store.ts'
 import { Gate } from '../../kit/gate.ts'
 import { Fault, StepFault, sentence } from '../../model/fault.ts'
-import { Recipe, stagesOf, takesContext } from '../../recipe/recipe.ts'
+import { needsContext, Recipe } from '../../recipe/recipe.ts'
 import type { Parts } from '../../sandboxes/parts.ts'
 import type { BuildLine } from '../../wire/sandbox-answers.ts'
 
@@ -17,6 +18,8 @@ export interface TemplateBuilderOptions
   imagesDirectory: string
   arch: 'amd64' | 'arm64'
   authFile: string | undefined
+  /** Private addresses that ADD may fetch from. */
+  fetchFrom: BlockList | undefined
 }
 
 /** So many builds go on at the same time on one node, and so many wait for their turn. */
@@ -35,11 +38,13 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
   const gate = new Gate({ places: atATime, mostWaiting })
   const parts: BuildParts = {
     ...{ blocks, vmm, images, network, clock, random, log, directory: join(directory, 'w') },
+    fetchFrom: options.fetchFrom,
+    cachesDirectory: join(directory, 'caches'),
     kernel: async () => boot,
     connect: (channel, { token = '', signal }) => connect({ channel }, { token, signal }),
   }
   return {
-    async serve({ build, template, recipe: given, noCache, from, credentials }, stream, { signal }) {
+    async serve({ build, template, recipe: given, noCache, from, credentials, secrets }, stream, { signal }) {
       const recipe = Recipe.safeParse(given)
       if (!recipe.success) {
         const [issue] = recipe.error.issues
@@ -60,6 +65,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
             from,
             noCache,
             credentials,
+            secrets,
           },
           ...{ parts, signal, progress: (entry) => say({ log: lineOf(entry) }) },
         })
@@ -89,7 +95,7 @@ export function templateBuilder(options: TemplateBuilderOptions): TemplateBuilde
 
 /** What comes on the stream, for recipes that copy from it. */
 function contextOf(recipe: Recipe, stream: Duplex): Duplex | undefined {
-  if (stagesOf(recipe).some(({ steps }) => steps.some(({ step }) => takesContext(step)))) return stream
+  if (needsContext(recipe)) return stream
   stream.resume()
   return undefined
 }

@@ -5,8 +5,9 @@ import { pipeline } from 'node:stream/promises'
 import { pack } from 'tar-stream'
 import { Fault, type FaultPlace } from '../../model/fault.ts'
 import { isKnown, parseText } from '../expand.ts'
-import { isUrl, type PlacedStep, takesContext } from '../recipe.ts'
+import { contextSources, type PlacedStep, takesContext } from '../recipe.ts'
 import { cleanSource, selectSource } from './select-source.ts'
+import { excludeFiles } from './shape-selected.ts'
 import type { ContextEntry } from './tree.ts'
 import { type WalkedContext, walkContext } from './walk-context.ts'
 
@@ -19,17 +20,18 @@ export interface PackedContext {
 }
 
 /**
- * What the COPY steps of a recipe take out of a directory, as a tar archive; undefined when they take nothing. Throws a
+ * What the COPY steps of a recipe take out of a directory, or all of it, as a tar archive; undefined for nothing. Throws a
  * Fault for a source that names nothing, so that it is known before anything is sent.
  */
 export async function packContext(
   directory: string,
   steps: readonly PlacedStep[],
-  options: { ignoreFile?: string } = {},
+  { whole = false, ...options }: { ignoreFile?: string; whole?: boolean | undefined } = {},
 ): Promise<PackedContext | undefined> {
-  if (!steps.some(({ step }) => takesContext(step))) return undefined
+  if (!whole && !steps.some(({ step }) => takesContext(step))) return undefined
   const context = await walkContext(directory, options)
-  const entries = selectEntries(context, steps, directory)
+  const selected = selectEntries(context, steps, directory)
+  const entries = whole ? [...context.tree.values()] : selected
   const archive = pack()
   write(archive, directory, entries).catch((error) => archive.destroy(error))
   return {
@@ -45,9 +47,7 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
   const wanted = new Set<string>()
   const places: FaultPlace[] = []
   for (const { step, place } of steps) {
-    if (step.kind !== 'copy' || !takesContext(step)) continue
-    for (const source of step.sources) {
-      if (step.unpack && isUrl(source)) continue
+    for (const source of contextSources(step)) {
       const parts = parseText(source)
       // Where it depends on the image, everything may be meant.
       if (!isKnown(parts)) return [...tree.values()]
@@ -55,7 +55,7 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
       const selected = placed(place, places, () => selectSource(tree, text))
       if (selected === undefined) continue
       if (selected.length === 0) places.push(missing(text, place, context, directory))
-      for (const { found } of selected)
+      for (const { found } of excludeFiles(selected, known(step)))
         for (const { path } of found.kind === 'file' ? [found.entry] : found.entries.map(({ entry }) => entry))
           wanted.add(path)
       addLinks(tree, cleanSource(text), wanted)
@@ -72,6 +72,13 @@ function selectEntries(context: WalkedContext, steps: readonly PlacedStep[], dir
   for (const path of [...wanted])
     for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) wanted.add(path.slice(0, at))
   return [...tree.values()].filter(({ path }) => wanted.has(path))
+}
+
+/** Patterns of `--exclude`; one that depends on the image leaves nothing out yet. */
+function known(step: PlacedStep['step']): string[] {
+  const { exclude = [] } = step.kind === 'copy' ? step : {}
+  const patterns = exclude.map(parseText)
+  return patterns.every(isKnown) ? patterns.map((parts) => parts.join('')) : []
 }
 
 /** Named links are followed by the node as well, so they come along. */

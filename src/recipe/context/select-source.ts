@@ -7,6 +7,9 @@ import { byPath, type ContextEntry, type ContextTree } from './tree.ts'
 export interface Selected<E extends ContextEntry = ContextEntry> {
   /** Its own name, which a file keeps in a target directory. */
   name: string
+  /** Where it was found, and what it was asked for by; absent for what has no place, such as a URL. */
+  path?: string
+  source?: string
   /** A file; or what lies in a directory, by its path from there, and the directory itself where it is known. */
   found: { kind: 'file'; entry: E } | { kind: 'directory'; entries: { below: string; entry: E }[]; self?: E }
 }
@@ -14,16 +17,19 @@ export interface Selected<E extends ContextEntry = ContextEntry> {
 /** What a source stands for in a context; an empty list when it names nothing. A link that is named is followed. */
 export function selectSource<E extends ContextEntry>(tree: ContextTree<E>, source: string): Selected<E>[] {
   const path = cleanSource(source)
-  if (path === '') return [{ name: '', found: { kind: 'directory', entries: entriesBelow(tree, '') } }]
+  if (path === '') return [{ name: '', path, source, found: { kind: 'directory', entries: entriesBelow(tree, '') } }]
   const exact = isPattern(path) ? undefined : select(tree, path)
-  if (exact) return [exact]
+  if (exact) return [{ ...exact, path, source }]
   const pattern = matchPattern(path)
   if (!pattern) throw new Fault('invalid', `"${source}" is not a pattern: a bracket or a backslash in it has no end`)
   const depth = path.split('/').length
   const matches = [...tree.values()].filter(
     (entry) => entry.path.split('/').length === depth && pattern.test(entry.path),
   )
-  return matches.sort(byPath).flatMap((entry) => select(tree, entry.path) ?? [])
+  return matches.sort(byPath).flatMap((entry) => {
+    const found = select(tree, entry.path)
+    return found ? [{ ...found, path: entry.path, source }] : []
+  })
 }
 
 /** A path below the context, without `/` around it; empty for the context itself. */

@@ -1,4 +1,6 @@
+import type { Mount } from '../recipe.ts'
 import type { Position } from './places.ts'
+import { readMount } from './read-mount.ts'
 import { addStep, type Reading } from './reading.ts'
 import type { Heredoc, Instruction } from './split-instructions.ts'
 import { type Flag, readJsonForm, splitFlags } from './words.ts'
@@ -7,7 +9,7 @@ import { type Flag, readJsonForm, splitFlags } from './words.ts'
 export function readRun(instruction: Instruction, reading: Reading): void {
   const { arguments: given, position } = instruction
   const { flags, rest } = splitFlags(given.text)
-  for (const flag of flags) checkRunFlag(flag, instruction, reading)
+  const mounts = readMounts(flags, instruction, reading)
   const line = given.text.slice(rest)
   if (line === '') {
     reading.mistakes.add(position, 'RUN lacks a command')
@@ -18,7 +20,11 @@ export function readRun(instruction: Instruction, reading: Reading): void {
       ? withHeredocs(line, instruction, reading)
       : readCommand(line, instruction.arguments.at(rest), reading)
   const args = reading.stage.scope.argsText()
-  addStep(reading, instruction, { kind: 'run', command, ...(args === undefined ? {} : { args }) })
+  addStep(reading, instruction, {
+    ...{ kind: 'run', command },
+    ...(args === undefined ? {} : { args }),
+    ...(mounts.length === 0 ? {} : { mounts }),
+  })
 }
 
 export function readCmd(instruction: Instruction, reading: Reading): void {
@@ -84,16 +90,16 @@ function asProgram(script: string): string {
   ].join('\n')
 }
 
-function checkRunFlag({ name, value = '', start }: Flag, instruction: Instruction, reading: Reading): void {
-  const position = instruction.arguments.at(start)
-  if (name === 'mount') {
-    const type = /(?:^|,)type=([^,]*)/.exec(value)?.[1] ?? 'bind'
-    if (type === 'cache' || type === 'tmpfs')
-      reading.notes.add(
-        position,
-        `--mount=type=${type} is an ordinary directory here: what is in it stays in the template`,
-      )
-    else reading.mistakes.add(position, `--mount=type=${type} is not supported; bring files with COPY`)
-  } else if (name === 'network' || name === 'security') reading.notes.add(position, `--${name} changes nothing here`)
-  else reading.mistakes.add(position, `RUN has no flag --${name}; it has --mount, --network and --security`)
+/** Of the flags only mounts mean anything here. */
+function readMounts(flags: readonly Flag[], { arguments: given }: Instruction, reading: Reading): Mount[] {
+  return flags.flatMap(({ name, value = '', start }) => {
+    const position = given.at(start)
+    if (name === 'mount') {
+      const place = (offset: number) => given.at(start + name.length + 3 + offset)
+      return readMount(reading.stage.scope.resolve(value, place, reading.mistakes), position, reading) ?? []
+    }
+    if (name === 'network' || name === 'security') reading.notes.add(position, `--${name} changes nothing here`)
+    else reading.mistakes.add(position, `RUN has no flag --${name}; it has --mount, --network and --security`)
+    return []
+  })
 }

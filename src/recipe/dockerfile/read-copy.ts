@@ -1,12 +1,15 @@
 import { formatParts, isKnown } from '../expand.ts'
 import { isUrl, type Step } from '../recipe.ts'
+import { parseSymbolicMode } from '../symbolic-mode.ts'
 import { parseDocument } from './parse-word.ts'
 import { documentText } from './read-commands.ts'
-import { addStep, findStage, type Reading } from './reading.ts'
+import { readOrigin } from './read-origin.ts'
+import { addStep, type Reading } from './reading.ts'
 import type { Heredoc, Instruction } from './split-instructions.ts'
 import { type Flag, findOpenQuote, readJsonForm, splitFlags, splitWords } from './words.ts'
 
 type CopyStep = Extract<Step, { kind: 'copy' }>
+type CopySettings = Pick<CopyStep, 'owner' | 'mode' | 'from' | 'checksum' | 'exclude' | 'parents'>
 
 /** `COPY [flags] source… target`, and ADD, in words or as a JSON list; here-documents among the sources are files. */
 export function readCopy(instruction: Instruction, reading: Reading, { unpack }: { unpack: boolean }): void {
@@ -88,8 +91,8 @@ function readCopyFlags(
   { arguments: given, keyword }: Instruction,
   reading: Reading,
   { unpack, sources }: { unpack: boolean; sources: readonly string[] },
-): Pick<CopyStep, 'owner' | 'mode' | 'from' | 'checksum'> {
-  const settings: Pick<CopyStep, 'owner' | 'mode' | 'from' | 'checksum'> = {}
+): CopySettings {
+  const settings: CopySettings = {}
   for (const { name, value = '', start } of flags) {
     const place = given.at(start)
     const wrong = (message: string) => reading.mistakes.add(place, message)
@@ -104,32 +107,28 @@ function readCopyFlags(
       else settings.owner = text
     } else if (name === 'chmod') {
       if (/^[0-7]{3,4}$/.test(text)) settings.mode = Number.parseInt(text, 8)
-      else wrong(`--chmod needs an octal mode such as 755, not "${text}"`)
+      else if (parseSymbolicMode(text)) settings.mode = text
+      else wrong(`--chmod needs a mode such as 755 or u=rwX,go=rX, not "${text}"`)
     } else if (name === 'from' && !unpack) {
       if (!isKnown(parts))
         wrong(`--from needs a stage or an image, and "${value}" is not known here; declare it with ARG`)
-      else settings.from = readCopyFrom(text, place, reading)
+      else settings.from = readOrigin(text, place, reading)
     } else if (name === 'checksum' && unpack) {
       if (!/^sha256:[0-9a-f]{64}$/.test(text)) wrong('--checksum needs sha256: and 64 hexadecimal digits')
       else if (sources.length !== 1 || !isUrl(sources[0] ?? '')) wrong('--checksum is of one URL, which ADD fetches')
       else settings.checksum = text
+    } else if (name === 'exclude') {
+      if (text === '') wrong('--exclude needs a pattern, such as *.md')
+      else settings.exclude = [...(settings.exclude ?? []), text]
+    } else if (name === 'parents' && !unpack) {
+      if (value !== 'false') settings.parents = true
     } else if (name === 'link') reading.notes.add(place, '--link changes nothing here')
-    else wrong(`${keyword} has no flag --${name} here; it has --chown, --chmod and ${unpack ? '--checksum' : '--from'}`)
+    else
+      wrong(
+        `${keyword} has no flag --${name} here; it has --chown, --chmod, --exclude and ${unpack ? '--checksum' : '--from and --parents'}`,
+      )
   }
   return settings
-}
-
-/** A stage above by name or number, or else an image. */
-function readCopyFrom(name: string, position: { line: number; column: number }, reading: Reading): CopyStep['from'] {
-  const { stages, stage, mistakes } = reading
-  const found = findStage(stages.slice(0, -1), name)
-  if (found) return { stage: found.number }
-  if (name === stage.name || /^\d+$/.test(name))
-    mistakes.add(position, `--from=${name} is no stage above this one; a stage copies only from those above it`)
-  else if (/^$|[:@/]$|\s/.test(name)) mistakes.add(position, '--from needs the name of a stage, or an image')
-  else if (name === 'scratch') mistakes.add(position, 'there is nothing in "scratch" to copy')
-  reading.images.push({ name, position, keyword: 'COPY', stage: stages.length - 1 })
-  return { image: name.slice(0, 1000) }
 }
 
 /** A string of a JSON list: quotes and blanks in it are its own, variables are not. */

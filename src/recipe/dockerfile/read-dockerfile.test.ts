@@ -229,12 +229,68 @@ RUN make test
   assert.deepEqual(shape('unused')[1], ['', 'scratch', 'copy {"stage":0}'])
 })
 
+test('a copy leaves files out, keeps directories and changes modes', () => {
+  const flags = '--exclude=*.md --exclude=tmp --parents --link --chmod=u=rwX,go=rX'
+  assert.deepEqual(stepsOf(`FROM a\nCOPY ${flags} a/b /c/`), [
+    {
+      ...{ kind: 'copy', sources: ['a/b'], to: '/c/', unpack: false },
+      ...{ mode: 'u=rwX,go=rX', exclude: ['*.md', 'tmp'], parents: true },
+    },
+  ])
+  assert.match(
+    mistakesOf('FROM a\nCOPY --chmod=u=q a b')[0] ?? '',
+    /^2:6 --chmod needs a mode such as 755 or u=rwX,go=rX/,
+  )
+  assert.match(mistakesOf('FROM a\nADD --parents a b')[0] ?? '', /^2:5 ADD has no flag --parents here/)
+})
+
+test('mounts of RUN are read with their defaults, from stages and images too', () => {
+  const flags = [
+    'target=/ctx',
+    'type=bind,from=tools,src=/bin,dst=/b,rw',
+    'type=cache,target=/c,sharing=locked,mode=0700',
+    'type=tmpfs,target=/t,size=64m',
+    'type=secret,id=key',
+    'type=secret,id=key,env=KEY,required',
+  ]
+  const { recipe } = read(
+    `FROM a AS other\nFROM a AS tools\nFROM b\nRUN ${flags.map((each) => `--mount=${each}`).join(' ')} x`,
+  )
+  const [step] = recipe.steps.map((each) => each.step)
+  const nobody = { uid: 0, gid: 0 }
+  assert.deepEqual(step, {
+    kind: 'run',
+    command: 'x',
+    mounts: [
+      { kind: 'bind', to: '/ctx', source: '', writable: false },
+      { kind: 'bind', to: '/b', source: '/bin', writable: true, from: { stage: 0 } },
+      { kind: 'cache', to: '/c', id: '/c', readOnly: false, ...nobody, mode: 0o700 },
+      { kind: 'tmpfs', to: '/t', bytes: 64 * 2 ** 20 },
+      { kind: 'secret', id: 'key', to: '/run/secrets/key', required: false, ...nobody },
+      { kind: 'secret', id: 'key', env: 'KEY', required: true, ...nobody },
+    ],
+  })
+  assert.deepEqual(
+    recipe.stages?.map(({ name }) => name),
+    ['tools'],
+  )
+})
+
 test('what ONBUILD keeps happens in stages that begin from the stage, and nowhere else', () => {
   const text = 'FROM a AS base\nONBUILD ENV A=1\nONBUILD RUN one\nRUN zero\nFROM base AS child\nRUN $A\nFROM child'
   assert.deepEqual(
     stepsOf(text).map((step) => (step.kind === 'run' ? step.command : step.kind)),
     ['zero', 'env', 'one', '$A'],
   )
+})
+
+test('ONBUILD of the stage that becomes the template is for nobody, which a note says', () => {
+  const { notes } = read('FROM a AS base\nONBUILD RUN one\nFROM base\nONBUILD RUN two\n')
+  assert.deepEqual(
+    notes.map(({ line }) => line),
+    [4],
+  )
+  assert.match(notes[0]?.message ?? '', /ONBUILD changes nothing here/)
 })
 
 test('a name that is nearly that of a stage is an image, with a note', () => {
@@ -273,7 +329,7 @@ test('every mistake has a line and a column, and says what would be right', () =
     ['FROM a\nCOPY <<EOF /x\na\n  ${b\nEOF', /^4:3 "\$\{b" is not closed/],
     ['FROM a\nCOPY a', /^2:1 COPY needs at least a source and a target/],
     ['FROM a\nCOPY a b c', /^2:10 with several sources the target is a directory/],
-    ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs an octal mode/],
+    ['FROM a\nCOPY --chmod=rwx a b', /^2:6 --chmod needs a mode/],
     ['FROM a\nENV A', /^2:5 "A" has no value/],
     ['FROM a\nENV A=1 B', /^2:9 "B" has no value/],
     ['FROM a\nENV A="x', /^2:7 this quote " is not closed/],
@@ -281,7 +337,11 @@ test('every mistake has a line and a column, and says what would be right', () =
     ['FROM a\nENV A=1 \\\n  B=${x#y}', /^3:5 "\$\{x#…\}" is not supported/],
     ['FROM a\nARG 1x', /^2:5 "1x" is not the name of a variable/],
     ['FROM a\nRUN', /^2:1 RUN lacks a command/],
-    ['FROM a\nRUN --mount=type=secret,id=x cat', /^2:5 --mount=type=secret is not supported/],
+    ['FROM a\nRUN --mount=type=ssh cat', /^2:5 --mount: type=ssh is not supported/],
+    ['FROM a\nRUN --mount=type=tmpfs cat', /^2:5 --mount: type=tmpfs needs a "target"/],
+    ['FROM a\nRUN --mount=type=cache,target=/a,from=b cat', /^2:5 --mount: a cache begins empty here/],
+    ['FROM a\nRUN --mount=type=bind,target=/a,id=b cat', /^2:5 --mount: type=bind has no "id"; it has /],
+    ['FROM a\nRUN --mount=type=bind,target=/a,from=1 cat', /^2:5 --from=1 is no stage above/],
     ['FROM a\nRUN <<EOF\nx', /^2:5 the here-document <<EOF has no end/],
     ['FROM --platform=windows/amd64 a', /^1:6 platform "windows\/amd64" cannot be built/],
     ['FROM debian:$V', /^1:6 "debian:\$V" names no image/],

@@ -1,7 +1,7 @@
 import type { z } from 'zod'
 import { closest } from '../../kit/nearest.ts'
 import { Fault, type FaultPlace } from '../../model/fault.ts'
-import type { PlacedStep, Recipe, Stage as RecipeStage } from '../recipe.ts'
+import { type CopyFrom, originsOf, type PlacedStep, type Recipe, type Stage as RecipeStage } from '../recipe.ts'
 import { instructions } from './instructions.ts'
 import { collectMistakes } from './places.ts'
 import { readFrom } from './read-from.ts'
@@ -57,6 +57,11 @@ export function readDockerfile(text: string, { file, buildArgs = {}, target }: D
   for (const name of scope.unused())
     notes.add({ line: 1, column: 1 }, `--build-arg ${name} is declared by no ARG, and was not used`)
   const { from, steps, stages, arch, last } = made
+  for (const { position } of last.triggers)
+    notes.add(
+      position,
+      'ONBUILD changes nothing here: it is for images that begin from this one, and a template is none',
+    )
   const start = startOf(last)
   return {
     recipe: {
@@ -128,16 +133,18 @@ function chooseStages({ stages, mistakes }: Reading, target: string | undefined)
 }
 
 function stagesCopied(steps: readonly PlacedStep[]): number[] {
-  return steps.flatMap(({ step }) =>
-    step.kind === 'copy' && step.from && 'stage' in step.from ? [step.from.stage] : [],
-  )
+  return steps.flatMap(({ step }) => originsOf(step)).flatMap((from) => ('stage' in from ? [from.stage] : []))
 }
 
 /** The same step, where of all stages only `numbers` are left. */
 function renumber(placed: PlacedStep, numbers: readonly number[]): PlacedStep {
+  const change = <T extends { from?: CopyFrom | undefined }>(copies: T): T =>
+    copies.from && 'stage' in copies.from ? { ...copies, from: { stage: numbers.indexOf(copies.from.stage) } } : copies
   const { step } = placed
-  if (step.kind !== 'copy' || !step.from || !('stage' in step.from)) return placed
-  return { ...placed, step: { ...step, from: { stage: numbers.indexOf(step.from.stage) } } }
+  if (step.kind === 'copy') return { ...placed, step: change(step) }
+  if (step.kind !== 'run' || !step.mounts) return placed
+  const mounts = step.mounts.map((mount) => (mount.kind === 'bind' ? change(mount) : mount))
+  return { ...placed, step: { ...step, mounts } }
 }
 
 /** ENTRYPOINT and CMD together, as Docker puts them together. */

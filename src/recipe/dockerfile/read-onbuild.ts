@@ -2,7 +2,10 @@ import { slicePlaced } from './places.ts'
 import type { Reading } from './reading.ts'
 import type { Instruction } from './split-instructions.ts'
 
-/** `ONBUILD INSTRUCTION …` is kept for stages of this file that begin from the stage; nothing else sees it. */
+/**
+ * `ONBUILD INSTRUCTION …` is kept for stages of this file that begin from the stage. In Docker an image carries it on as
+ * well; nothing begins from a template as from an image, so there it ends.
+ */
 export function readOnbuild(instruction: Instruction, { stage, mistakes }: Reading): void {
   const { arguments: given, position } = instruction
   const [, word = '', gap = ''] = /^(\S*)(\s*)/.exec(given.text) ?? []
