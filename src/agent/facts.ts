@@ -31,7 +31,7 @@ export interface FactsOptions {
 /** Reads what this machine is. What the system says may change, so it is asked anew each time; what fails is left out. */
 export async function machineFacts(options: FactsOptions): Promise<NodeFacts> {
   const limits = await cgroupLimits()
-  const total = Math.min(os.totalmem(), limits.memory)
+  const total = Math.min(os.totalmem() - (await setAside()), limits.memory)
   const reserve = options.reserveMemory ?? Math.min(2 ** 31, Math.max(2 ** 28, total / 10))
   const drivers: Record<string, DriverFacts> = {}
   await Promise.all(
@@ -120,6 +120,12 @@ async function cgroupLimits(): Promise<{ memory: number; cores: number }> {
   const period = Number.parseInt(await readText('/sys/fs/cgroup/cpu/cpu.cfs_period_us'), 10)
   if (quota > 0 && period > 0) limits.cores = Math.min(limits.cores, quota / period)
   return limits
+}
+
+/** Bytes of huge pages, free or not: nothing that asks for ordinary memory gets them. */
+async function setAside(): Promise<number> {
+  const [, kib = '0'] = /^Hugetlb:\s+(\d+) kB$/m.exec(await readText('/proc/meminfo')) ?? []
+  return Number(kib) * 1024
 }
 
 async function readText(path: string): Promise<string> {

@@ -112,6 +112,12 @@ function tellNodes({ registry, control, sandboxes }: Options): void {
     })
   }
   one('tutti_node_memory_free_bytes', 'Memory that a node has left for sandboxes.', ({ freeMemory }) => freeMemory)
+  parts('gauge', {
+    name: 'tutti_node_huge_page_bytes',
+    help: 'Memory that a node has in huge pages: all that is set aside, and of it what is free.',
+    label: 'kind',
+    values: ({ hugePages }) => ({ set_aside: hugePages?.setAsideBytes, free: hugePages?.freeBytes }),
+  })
   parts('counter', {
     name: 'tutti_node_sandbox_starts_total',
     help: 'Starts by what was made ahead for them: a VM that ran, a VMM that waited, or none.',

@@ -324,7 +324,8 @@ test('operators see states, durations, failures and what nodes measure', async (
   const dying = await at.tutti.sandboxes.create()
   await at.node.crash(dying.id as SandboxId, 'its VM ended')
   const blocks = { wholeBytes: 10, fetchedBytes: 20, downloadedBytes: 30, readBytes: 40, writtenBytes: 50 }
-  await at.node.report({ measures: { starts: { running: 1, waiting: 2, none: 3 }, freeMemory: 7, blocks } })
+  const hugePages = { setAsideBytes: 70, freeBytes: 60 }
+  await at.node.report({ measures: { starts: { running: 1, waiting: 2, none: 3 }, freeMemory: 7, hugePages, blocks } })
   let text = ''
   for (let tries = 0; !text.includes('tutti_node_memory_free_bytes{') && tries < 200; tries += 1) {
     await new Promise((resolve) => setTimeout(resolve, 10))
@@ -341,6 +342,8 @@ test('operators see states, durations, failures and what nodes measure', async (
     'tutti_sandboxes_failed_total 1',
     'tutti_node_sandbox_memory_reserved_bytes{node="a"} 0',
     'tutti_node_memory_free_bytes{node="a"} 7',
+    'tutti_node_huge_page_bytes{node="a",kind="set_aside"} 70',
+    'tutti_node_huge_page_bytes{node="a",kind="free"} 60',
     'tutti_node_sandbox_starts_total{node="a",ahead="waiting"} 2',
     'tutti_node_chunk_bytes{node="a",kind="fetched"} 20',
     'tutti_node_block_bytes_total{node="a",direction="downloaded"} 30',

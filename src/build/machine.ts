@@ -46,7 +46,8 @@ export async function startMachine(parts: BuildParts, options: MachineOptions): 
   stack.defer(async () => void (await blocks.ask('closeDisk', { name }, { signal: AbortSignal.timeout(30_000) })))
   const link = withNetwork ? await openLink(parts, name, signal) : undefined
   if (link) stack.defer(() => link.close())
-  const { path: memory } = await blocks.ask('newMemory', { name, size: machine.memoryMiB * 2 ** 20 }, { signal })
+  const size = machine.memoryMiB * 2 ** 20
+  const { path: memory } = await blocks.ask('newMemory', { name, size, mayBeHuge: true }, { signal })
   stack.defer(async () => void (await blocks.ask('closeMemory', { name }, { signal: AbortSignal.timeout(30_000) })))
   // Ends whatever a boot that failed half-way left.
   stack.defer(() => vmm.remove(directory))

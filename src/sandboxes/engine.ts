@@ -310,6 +310,7 @@ class Engine implements Sandboxes {
     if (!vm) throw new Fault('unavailable', 'its VM ended while no agent was there')
     const { manifest } = await blocks.ask('manifest', { build: record.paused ?? record.build }, { signal })
     await blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal })
+    // Where the block server is another one, the VM keeps what it has mapped, and what is made here takes nothing.
     const memory =
       mapped === null
         ? await blocks.ask('newMemory', { name: place, size: manifest.machine.memoryMiB * 2 ** 20 }, { signal })

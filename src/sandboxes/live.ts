@@ -209,7 +209,7 @@ async function openMemory(
   const { blocks } = parts
   if (!manifest.snapshot) {
     const size = manifest.machine.memoryMiB * 2 ** 20
-    const { path } = await blocks.ask('newMemory', { name: holder, size }, { signal })
+    const { path } = await blocks.ask('newMemory', { name: holder, size, mayBeHuge: true }, { signal })
     return { path, size, base: null, isLazy: false, over: undefined }
   }
   const { parent, id } = manifest

@@ -140,6 +140,8 @@ const Bytes = z.number().nonnegative()
 export const NodeMeasures = z.strictObject({
   starts: z.strictObject({ running: z.int(), waiting: z.int(), none: z.int() }),
   freeMemory: Bytes,
+  /** Absent where none are set aside. */
+  hugePages: z.strictObject({ setAsideBytes: Bytes, freeBytes: Bytes }).optional(),
   /** Absent while the block server does not say. */
   blocks: z
     .strictObject({

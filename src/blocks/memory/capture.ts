@@ -1,8 +1,18 @@
-import { closeSync, fstatSync, openSync, readdirSync, readSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readdirSync, readSync, statfsSync, writeSync } from 'node:fs'
 import { Fault } from '../../model/fault.ts'
-import { findDifferent } from './compare.ts'
+import { findDifferent, findNotZero } from './compare.ts'
 import { loadLibc } from './libc.ts'
-import { addressOf, findMappings, findPages, identify, type MemoryMappings, pageBytes, type Run } from './mapping.ts'
+import {
+  addressOf,
+  findMappings,
+  findPages,
+  identify,
+  type Mapping,
+  type MemoryMappings,
+  type PageKind,
+  pageBytes,
+  type Run,
+} from './mapping.ts'
 import { writePages } from './pages-file.ts'
 
 export interface CaptureRequest {
@@ -40,7 +50,7 @@ export function capture(request: CaptureRequest): Captured {
   const isLayered = own?.isLayered ?? false
   const source = runs ? openMemoryOf(request.pid) : openFileOf(request.pid, request.path, identity)
   try {
-    const wanted = runs ?? dataRuns(source, request.size)
+    const wanted = runs ?? dataRuns(source, request, parts)
     const inside = cutTo(wanted, request.size)
     const step = Buffer.allocUnsafeSlow(stepBytes)
     writePages(request.into, inside, (fd) => {
@@ -68,14 +78,19 @@ function ownPages(
   { pid, path, size, compares = false }: CaptureRequest,
   { parts, identity, isLayered }: MemoryMappings,
 ): { runs: Run[]; isLayered: boolean } {
-  if (!compares) {
-    try {
-      return { runs: findPages(pid, parts, 'private'), isLayered }
-    } catch (error) {
-      if (!['EACCES', 'EPERM', 'ENOENT'].includes((error as { code?: string }).code ?? '')) throw error
-    }
-  }
+  const told = compares ? undefined : pagesIfTold(pid, parts, 'private')
+  if (told) return { runs: told, isLayered }
   return { runs: findDifferent(parts, size, openMemoryOf(pid), openFileOf(pid, path, identity)), isLayered: false }
+}
+
+/** Undefined where the kernel keeps it to itself. */
+function pagesIfTold(pid: number, parts: readonly Mapping[], kind: PageKind): Run[] | undefined {
+  try {
+    return findPages(pid, parts, kind)
+  } catch (error) {
+    if (!['EACCES', 'EPERM', 'ENOENT'].includes((error as { code?: string }).code ?? '')) throw error
+    return undefined
+  }
 }
 
 /** Chunks that the process has touched, in their order in memory. */
@@ -111,9 +126,14 @@ function openFileOf(pid: number, path: string, identity: string): number {
   return openSync(found, 'r')
 }
 
-function dataRuns(fd: number, size: number): Run[] {
+/** What there is of a file that is a machine's memory. */
+function dataRuns(fd: number, { pid, size }: CaptureRequest, parts: readonly Mapping[]): Run[] {
   const libc = loadLibc()
-  if (libc === undefined) return [{ first: 0, count: Math.ceil(size / pageBytes) }]
+  const all = [{ first: 0, count: Math.ceil(size / pageBytes) }]
+  if (libc === undefined) return all
+  // Files of huge pages do not say where they have holes, and of a page that was touched most may be zeros.
+  if (statfsSync(`/proc/self/fd/${fd}`).type === hugetlbfs)
+    return findNotZero(fd, cutTo(pagesIfTold(pid, parts, 'present') ?? all, size))
   const runs: Run[] = []
   for (let at = 0; at < Math.min(size, fstatSync(fd).size); ) {
     const data = libc.nextData(fd, at)
@@ -124,6 +144,9 @@ function dataRuns(fd: number, size: number): Run[] {
   }
   return runs
 }
+
+/** https://man7.org/linux/man-pages/man2/statfs.2.html */
+const hugetlbfs = 0x9584_58f6
 
 function cutTo(runs: readonly Run[], size: number): Run[] {
   const pages = Math.ceil(size / pageBytes)

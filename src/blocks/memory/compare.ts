@@ -26,6 +26,21 @@ export function findDifferent(mappings: readonly Mapping[], size: number, memory
   return runs
 }
 
+/** Pages of these runs of a file that have something in them. */
+export function findNotZero(file: number, runs: readonly Run[]): Run[] {
+  const [bytes, zeros] = [Buffer.allocUnsafeSlow(stepBytes), Buffer.alloc(stepBytes)]
+  const found: Run[] = []
+  for (const { first, count } of runs) {
+    const end = (first + count) * pageBytes
+    for (let offset = first * pageBytes; offset < end; offset += stepBytes) {
+      const length = Math.min(stepBytes, end - offset)
+      readAll(file, bytes, length, offset)
+      if (bytes.compare(zeros, 0, length, 0, length) !== 0) note(found, offset / pageBytes, bytes, zeros, length)
+    }
+  }
+  return found
+}
+
 function note(runs: Run[], firstPage: number, theirs: Buffer, ours: Buffer, count: number): void {
   for (let at = 0; at < count; at += pageBytes) {
     const end = Math.min(at + pageBytes, count)

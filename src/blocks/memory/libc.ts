@@ -1,10 +1,15 @@
-import { readFileSync } from 'node:fs'
+import { closeSync, readFileSync } from 'node:fs'
 import { loadFfi } from '../../kit/ffi.ts'
 
 /** What of Linux Node has no function for. Undefined where it cannot be called; callers then do without. */
 export interface Libc {
   /** An unnamed file in memory, for as long as somebody has it open. */
   memfd(name: string): number
+  /**
+   * The same in pages of 2 MiB that the system has set aside, with as many as it takes promised to it: whoever maps it never
+   * lacks one. `bytes` are a multiple of 2 MiB. Undefined where too few are free. It can be read, and written when mapped.
+   */
+  hugeMemfd(name: string, bytes: number): number | undefined
   /** From now on the file cannot be written, resized, or unsealed. False when somebody has it mapped for writing. */
   seal(fd: number): boolean
   /** Where the next data begins and ends, from `offset` on; undefined when there is none. */
@@ -43,9 +48,16 @@ export function loadLibc(): Libc | undefined {
 
 const closeOnExec = 1
 const allowSealing = 2
+/** https://man7.org/linux/man-pages/man2/memfd_create.2.html: MFD_HUGETLB | MFD_HUGE_2MB */
+const hugePages = 0x4 | (21 << 26)
+export const hugePageBytes = 2 * 2 ** 20
+const readAndWrite = 1 | 2
+const mapShared = 1
+const mapFailed = 2n ** 64n - 1n
 const addSeals = 1033
 /** Seal, shrink, grow, write: https://man7.org/linux/man-pages/man2/F_GET_SEALS.2const.html */
 const allSeals = 1 | 2 | 4 | 8
+const sizeSeals = 2 | 4
 const seekData = 3
 const seekHole = 4
 /** https://man7.org/linux/man-pages/man2/posix_fadvise.2.html */
@@ -63,6 +75,9 @@ function load(): Libc | undefined {
   try {
     const { functions: c } = ffi.dlopen(null, {
       memfd_create: { arguments: ['string', 'uint32'], return: 'int32' },
+      ftruncate64: { arguments: ['int32', 'int64'], return: 'int32' },
+      mmap64: { arguments: ['uint64', 'uint64', 'int32', 'int32', 'int32', 'int64'], return: 'uint64' },
+      munmap: { arguments: ['uint64', 'uint64'], return: 'int32' },
       fcntl: { arguments: ['int32', 'int32', 'int64'], return: 'int32' },
       lseek64: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
       process_vm_readv: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
@@ -100,6 +115,21 @@ function load(): Libc | undefined {
       memfd(name) {
         const fd = c.memfd_create(name, closeOnExec | allowSealing)
         if (fd < 0) throw new Error('the system makes no file in memory')
+        return fd
+      },
+      hugeMemfd(name, bytes) {
+        const fd = c.memfd_create(name, closeOnExec | allowSealing | hugePages)
+        if (fd < 0) return undefined
+        // The first that maps a file of these pages has all of them promised to the file, in one go or not at all.
+        const sized = c.ftruncate64(fd, BigInt(bytes)) === 0
+        const address = sized ? c.mmap64(0n, BigInt(bytes), readAndWrite, mapShared, fd, 0n) : mapFailed
+        if (address === mapFailed) {
+          closeSync(fd)
+          return undefined
+        }
+        c.munmap(address, BigInt(bytes))
+        // No group counts these pages: who is given the file is not to take more of them by making it larger.
+        c.fcntl(fd, addSeals, BigInt(sizeSeals))
         return fd
       },
       seal: (fd) => c.fcntl(fd, addSeals, BigInt(allSeals)) === 0,

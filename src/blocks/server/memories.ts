@@ -5,7 +5,7 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
 import type { ContentStore, ImageReader } from '../content.ts'
 import type { Image } from '../manifest.ts'
-import { availableMemory, loadLibc } from '../memory/libc.ts'
+import { availableMemory, hugePageBytes, loadLibc } from '../memory/libc.ts'
 import { ImageFiller } from './image-filler.ts'
 import type { LocalImage } from './local-image.ts'
 
@@ -58,27 +58,32 @@ export class Memories {
   readonly #options: MemoriesOptions
   /** In the order in which they were used, coldest first. */
   readonly #held = new Map<BuildId, Promise<HeldMemory>>()
-  readonly #fresh = new Map<string, { file: MemoryFile; size: number }>()
+  readonly #fresh = new Map<string, { file: MemoryFile; size: number; isHuge: boolean }>()
 
   constructor(options: MemoriesOptions) {
     this.#options = options
   }
 
-  /** Of a machine that boots: empty, writable, the machine's own. */
-  newMemory(name: string, size: number): string {
+  /**
+   * Of a machine that boots: empty, writable, the machine's own. With `mayBeHuge` it lies in pages of 2 MiB if the system has
+   * set aside enough of them and nobody has them; all of them are promised to it here and now, or none.
+   */
+  newMemory(name: string, size: number, { mayBeHuge = false }: { mayBeHuge?: boolean } = {}): string {
     const known = this.#fresh.get(name)
     if (known) {
       if (known.size !== size) throw new Fault('conflict', `memory ${name} has ${known.size} bytes, not ${size}`)
       return known.file.path
     }
-    this.#checkRoom(size, `memory ${name}`)
-    const file = this.#makeFile(freshMemoryName(name), size)
-    this.#fresh.set(name, { file, size })
+    const huge = mayBeHuge ? this.#makeHugeFile(freshMemoryName(name), size) : undefined
+    // What is set aside is not counted as free, and takes nothing of what is.
+    if (huge === undefined) this.#checkRoom(size, `memory ${name}`)
+    const file = huge ?? this.#makeFile(freshMemoryName(name), size)
+    this.#fresh.set(name, { file, size, isHuge: huge !== undefined })
     return file.path
   }
 
-  listNew(): { name: string; size: number }[] {
-    return [...this.#fresh].map(([name, { size }]) => ({ name, size }))
+  listNew(): { name: string; size: number; isHuge: boolean }[] {
+    return [...this.#fresh].map(([name, { size, isHuge }]) => ({ name, size, isHuge }))
   }
 
   async closeMemory(name: string): Promise<void> {
@@ -167,14 +172,12 @@ export class Memories {
     const path = libc ? undefined : join(this.#options.directory, name)
     const fd = path === undefined ? (libc as NonNullable<typeof libc>).memfd(name) : openSync(path, 'w+', 0o600)
     ftruncateSync(fd, size)
-    return {
-      fd,
-      path: path ?? `/proc/${process.pid}/fd/${fd}`,
-      async remove() {
-        closeSync(fd)
-        if (path !== undefined) await rm(path, { force: true })
-      },
-    }
+    return memoryFile(fd, path)
+  }
+
+  #makeHugeFile(name: string, size: number): MemoryFile | undefined {
+    const fd = size % hugePageBytes === 0 ? loadLibc()?.hugeMemfd(name, size) : undefined
+    return fd === undefined ? undefined : memoryFile(fd)
   }
 
   async #makeRoom(bytes: number, what: string): Promise<void> {
@@ -214,6 +217,17 @@ export class Memories {
   async #remove(held: HeldMemory): Promise<void> {
     await held.filler.close()
     await held.file.remove()
+  }
+}
+
+function memoryFile(fd: number, path?: string): MemoryFile {
+  return {
+    fd,
+    path: path ?? `/proc/${process.pid}/fd/${fd}`,
+    async remove() {
+      closeSync(fd)
+      if (path !== undefined) await rm(path, { force: true })
+    },
   }
 }
 

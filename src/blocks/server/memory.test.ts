@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict'
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { compileMapper, type Mapper, startMapper } from '../../../test/fixtures/mapper.ts'
 import { seededRandom } from '../../kit/random.ts'
 import { Fault } from '../../model/fault.ts'
 import type { BuildId } from '../../model/ids.ts'
@@ -19,71 +18,19 @@ const size = 8 << 20
 const pageBytes = 4096
 const skip = process.platform !== 'linux' ? 'needs Linux' : without('cc')
 
-/** Maps a file as a machine maps its memory, writes pages as it is told, and tells what it sees. */
-const program = `
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
-int main(int argc, char **argv) {
-  unsigned long size = SIZE, page, value;
-  int shared = !strcmp(argv[2], "shared");
-  int fd = open(argv[1], O_RDWR);
-  unsigned char *m = mmap(0, size, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE, fd, 0);
-  if (m == MAP_FAILED) { perror(argv[1]); return 1; }
-  char what;
-  puts("mapped"); fflush(stdout);
-  while (scanf(" %c %lu %lu", &what, &page, &value) == 3) {
-    if (what == 'w') memset(m + page * 4096, value, 4096);
-    printf("%d\\n", m[page * 4096]); fflush(stdout);
-  }
-  return 0;
-}`
-
 let scratch: Awaited<ReturnType<typeof temporaryDirectory>>
 let binary: string
 before(async () => {
   if (skip) return
   scratch = await temporaryDirectory()
-  binary = join(scratch.path, 'mapper')
-  writeFileSync(`${binary}.c`, program)
-  execFileSync('cc', ['-O1', `-DSIZE=${size}ul`, '-o', binary, `${binary}.c`])
+  binary = compileMapper(scratch.path, size)
 })
 after(async () => {
   await scratch?.[Symbol.asyncDispose]()
 })
 
-interface Mapper extends AsyncDisposable {
-  pid: number
-  /** Value of the page's first byte, after writing it when told to. */
-  write(page: number, value: number): Promise<number>
-  read(page: number): Promise<number>
-}
-
-async function map(path: string, how: 'private' | 'shared', env: Record<string, string> = {}): Promise<Mapper> {
-  const child: ChildProcess = spawn(binary, [path, how], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, ...env },
-  })
-  const { stdin, stdout, pid } = child
-  assert.ok(stdin && stdout && pid)
-  const lines = createInterface({ input: stdout })[Symbol.asyncIterator]()
-  const exited = once(child, 'exit')
-  assert.equal((await lines.next()).value, 'mapped')
-  const ask = async (line: string) => {
-    stdin.write(`${line}\n`)
-    return Number((await lines.next()).value)
-  }
-  return {
-    pid,
-    write: (page, value) => ask(`w ${page} ${value}`),
-    read: (page) => ask(`r ${page} 0`),
-    async [Symbol.asyncDispose]() {
-      stdin.end()
-      await exited
-    },
-  }
+function map(path: string, how: 'private' | 'shared', env: Record<string, string> = {}): Promise<Mapper> {
+  return startMapper(binary, path, how, env)
 }
 
 /** A build with memory, made as a machine that boots makes it. */

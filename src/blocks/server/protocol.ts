@@ -59,8 +59,11 @@ export const requests = {
     ifHere: z.boolean().optional(),
   }),
   releaseMemory: z.strictObject({ build: BuildId, holder: Name }),
-  /** Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. */
-  newMemory: z.strictObject({ name: Name, size: z.int().positive() }),
+  /**
+   * Empty, writable memory for a machine that boots: it is the machine's memory, and is captured with `build: null`. With
+   * `mayBeHuge` in huge pages, where enough that were set aside are free.
+   */
+  newMemory: z.strictObject({ name: Name, size: z.int().positive(), mayBeHuge: z.boolean().optional() }),
   closeMemory: z.strictObject({ name: Name }),
   /** Lets go of every memory image that the holder has, and of the memory of that name. */
   releaseHolder: z.strictObject({ holder: Name }),
@@ -222,7 +225,7 @@ export const answers = {
     ),
     captures: z.array(Name),
     /** Memories of machines that boot. */
-    newMemories: z.array(z.strictObject({ name: Name, size: z.int() })),
+    newMemories: z.array(z.strictObject({ name: Name, size: z.int(), isHuge: z.boolean() })),
     /** The object store behind this machine, as it was given. */
     upstream: z.string().nullable(),
     /** Builds that are yet to be brought there. */

@@ -162,7 +162,10 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
       await memories.release(build, holder)
       return {}
     },
-    newMemory: async ({ name, size }) => ({ path: memories.newMemory(name, size), size }),
+    newMemory: async ({ name, size, mayBeHuge = false }) => ({
+      path: memories.newMemory(name, size, { mayBeHuge }),
+      size,
+    }),
     async closeMemory({ name }) {
       await memories.closeMemory(name)
       return {}

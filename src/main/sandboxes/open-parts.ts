@@ -18,6 +18,7 @@ import type { NodeMeasures } from '../../wire/sandbox.ts'
 import { keepBlockServer } from './block-server.ts'
 import { collectBuilds } from './collect-builds.ts'
 import { findGuestAgent, guestAgentRemedy } from './guest-agent.ts'
+import { hugePages } from './huge-pages.ts'
 import { openNetwork } from './network.ts'
 import type { OfferOptions } from './offer.ts'
 import { templateBuilder } from './template-builder.ts'
@@ -96,7 +97,12 @@ async function measure(
   // One of an earlier version goes on until it ends, and does not know the question.
   const usage = await blocks.ask('usage', {}, { signal }).catch(() => undefined)
   signal.throwIfAborted()
-  const said = { starts: sandboxes.facts().starts, freeMemory: freeMemory() }
+  const huge = hugePages()
+  const said = {
+    starts: sandboxes.facts().starts,
+    freeMemory: freeMemory(),
+    ...(huge === undefined ? {} : { hugePages: huge }),
+  }
   if (!usage) return said
   const { bytes, fetchedBytes, downloadedBytes, readBytes, writtenBytes } = usage
   return {

@@ -1,0 +1,22 @@
+import { readFileSync } from 'node:fs'
+
+/** Bytes in pages of 2 MiB that this machine has set aside, and those of them that nobody has and that are promised to nobody. */
+export interface HugePages {
+  setAsideBytes: number
+  freeBytes: number
+}
+
+const directory = '/sys/kernel/mm/hugepages/hugepages-2048kB'
+const pageBytes = 2 * 2 ** 20
+
+/** Undefined where none are set aside. */
+export function hugePages(from = directory): HugePages | undefined {
+  const read = (name: string) => Number(readFileSync(`${from}/${name}`, 'utf8'))
+  try {
+    const setAsideBytes = read('nr_hugepages') * pageBytes
+    if (setAsideBytes === 0) return undefined
+    return { setAsideBytes, freeBytes: (read('free_hugepages') - read('resv_hugepages')) * pageBytes }
+  } catch {
+    return undefined
+  }
+}
