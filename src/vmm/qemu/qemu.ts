@@ -5,15 +5,18 @@ import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
+import { openPrivateMemory } from '../isolation/given-files.ts'
 import { type Isolation, openIsolation } from '../isolation/isolation.ts'
+import { kvmGroup, type Lodging } from '../isolation/lodging.ts'
 import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
 import { cmdlineOf, commandOf, filesOf, type MachineKind } from './command.ts'
 import { createFacts, type QemuSettings } from './facts.ts'
-import { handDescriptor, handFile, handSocket, openPrivateMemory } from './hand-over.ts'
+import { handDescriptor, handFile, handSocket } from './hand-over.ts'
 import { loadDevices, qemuMachine } from './machine.ts'
 import { checkLayers, placeLayers } from './memory-layers.ts'
-import { adoptProcess, endProcess, explained, type Lodging, type QemuProcess, startProcess } from './process.ts'
+import { qemuRoot } from './own-root.ts'
+import { adoptProcess, endProcess, explained, type QemuProcess, startProcess } from './process.ts'
 
 export interface QemuOptions extends QemuSettings {
   clock: Clock
@@ -34,6 +37,7 @@ class Qemu implements Vmm {
   readonly #log: Log
   readonly #isolate: boolean
   #isolation: { found: Isolation | undefined } | undefined
+  #root: ReturnType<typeof qemuRoot> | undefined
   readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
 
@@ -46,7 +50,9 @@ class Qemu implements Vmm {
   }
 
   async facts() {
-    const { facts } = await this.#facts()
+    const { facts, kind } = await this.#facts()
+    // Made now, while nobody waits for a machine.
+    if (kind) await this.#lodgingFor(kind, undefined)
     // One that is isolated is handed its network; another has to be started where its tap is.
     const networkLater = (this.#isolated() !== undefined) === facts.can.networks.includes('tap')
     return { ...facts, can: { ...facts.can, networkLater } }
@@ -206,15 +212,19 @@ class Qemu implements Vmm {
   async #lodgingFor(kind: MachineKind, network: NetworkBackend | undefined): Promise<Lodging | undefined> {
     const isolation = this.#isolated()
     if (isolation === undefined) return undefined
-    const inHostNetwork = isOpen(network)
-    if (kind.accelerator !== 'kvm') return { isolation, overheadBytes: emulatedBytes, gid: undefined, inHostNetwork }
-    const { mode, gid } = await stat('/dev/kvm')
-    const isOpenToAll = (mode & 0o006) === 0o006
-    if (!isOpenToAll && ((mode & 0o060) !== 0o060 || gid === 0)) {
-      this.#log.info({}, 'VMMs run as the user of the agent: no other may open /dev/kvm')
+    const gid = kind.accelerator === 'kvm' ? await kvmGroup() : undefined
+    if (typeof gid === 'object') {
+      this.#log.info({ why: gid.lacking }, 'VMMs run as the user of the agent')
       return undefined
     }
-    return { isolation, overheadBytes: virtualizedBytes, gid: isOpenToAll ? undefined : gid, inHostNetwork }
+    const lodging: Lodging = {
+      ...{ isolation, gid, root: undefined, network: isolation.network },
+      overheadBytes: kind.accelerator === 'kvm' ? virtualizedBytes : emulatedBytes,
+    }
+    // QEMU itself looks up which nameserver such a guest is to be led to, and follows the machine when it gets another.
+    if (isOpen(network)) return { ...lodging, network: undefined }
+    this.#root ??= qemuRoot({ kind, lodging, clock: this.#clock, log: this.#log })
+    return { ...lodging, root: await this.#root() }
   }
 
   async #attach(process: QemuProcess, { disk, network, signal }: RestoreOptions | BootOptions): Promise<void> {
