@@ -126,21 +126,24 @@ static const char *place_of(const char *path)
     return place;
 }
 
-/* https://man7.org/linux/man-pages/man2/statx.2.html: not through a link; 0 when it is not there. */
-static int kind_of(const char *path)
+/* Not through a link; 0 when it is not there. */
+static int kind_of(const char *path, struct stat *about)
 {
-    struct stat about;
-    return CALL(newfstatat, AT_FDCWD, path, &about, AT_SYMLINK_NOFOLLOW, 0) < 0 ? 0 : about.st_mode & S_IFMT;
+    return CALL(newfstatat, AT_FDCWD, path, about, AT_SYMLINK_NOFOLLOW, 0) < 0 ? 0 : about->st_mode & S_IFMT;
 }
 
 static void show(const char *path)
 {
-    int kind = kind_of(path);
+    struct stat about, shown;
+    int kind = kind_of(path, &about);
     if (kind == 0)
         return;
     const char *place = place_of(path);
     /* Seen already, as part of a directory that was shown. */
-    if (kind_of(place) != 0)
+    if (kind_of(place, &shown) != 0)
+        return;
+    /* Whoever is in here may use a device that is, whatever the host has decided for its users. */
+    if (kind == S_IFCHR && CALL(mknodat, AT_FDCWD, place, S_IFCHR | 0666, about.st_rdev, 0) >= 0)
         return;
     if (kind == S_IFLNK) {
         char target[4096];
@@ -154,7 +157,7 @@ static void show(const char *path)
     else
         must(CALL(mknodat, AT_FDCWD, place, S_IFREG | 0444, 0, 0), "cannot make", path);
     must(CALL(mount, path, place, 0, MS_BIND, 0), "cannot mount", path);
-    /* Devices are shown one by one, and work; those that lie in a directory do not. */
+    /* A device of the host's, where none can be made, works; those that lie in a directory do not. */
     unsigned long devices = kind == S_IFCHR ? MS_NOEXEC : MS_NODEV;
     must(CALL(mount, 0, place, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | devices, 0), "cannot protect", path);
 }
@@ -163,7 +166,8 @@ static __attribute__((noreturn)) void make_root(char **paths)
 {
     must(CALL(unshare, CLONE_NEWNS, 0, 0, 0, 0), "no mounts", "of its own");
     must(CALL(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0), "cannot keep", "mounts apart");
-    must(CALL(mount, "tutti", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m"), "cannot mount", "a root");
+    CALL(umask, 0, 0, 0, 0, 0);
+    must(CALL(mount, "tutti", stage, "tmpfs", MS_NOSUID, "mode=0755,size=1m"), "cannot mount", "a root");
     for (; *paths; paths++)
         show(*paths);
     must(CALL(mkdirat, AT_FDCWD, place_of("/machine"), 0755, 0, 0), "cannot make", "/machine");
@@ -175,7 +179,7 @@ static __attribute__((noreturn)) void make_root(char **paths)
     must(CALL(chdir, stage, 0, 0, 0, 0), "cannot go to", stage);
     must(CALL(pivot_root, ".", ".", 0, 0, 0), "cannot take", "the new root");
     must(CALL(umount2, ".", MNT_DETACH, 0, 0, 0), "cannot leave", "the old root");
-    must(CALL(mount, 0, "/", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0), "cannot protect", "/");
+    must(CALL(mount, 0, "/", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID, 0), "cannot protect", "/");
     char rest[64];
     must(CALL(write, 1, "ready\n", 6, 0, 0), "cannot", "answer");
     while (CALL(read, 0, rest, sizeof rest, 0, 0) > 0)

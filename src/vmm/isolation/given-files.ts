@@ -1,4 +1,15 @@
-import { chownSync, closeSync, copyFileSync, fchownSync, fstatSync, openSync, rmSync, statfsSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  fchownSync,
+  fstatSync,
+  openSync,
+  rmSync,
+  statfsSync,
+} from 'node:fs'
 import { basename, join } from 'node:path'
 import { Fault } from '../../model/fault.ts'
 import type { Isolation } from './isolation.ts'
@@ -29,8 +40,10 @@ export function openReadable(path: string, directory: string, uid: number): numb
   if ((fstatSync(fd).mode & 0o004) !== 0) return fd
   closeSync(fd)
   const copy = join(directory, basename(path))
-  emptyFileFor(copy, uid)
-  copyFileSync(path, copy)
+  rmSync(copy, { force: true })
+  copyFileSync(path, copy, constants.COPYFILE_EXCL)
+  chmodSync(copy, 0o400)
+  chownSync(copy, uid, uid)
   return openSync(copy, 'r')
 }
 

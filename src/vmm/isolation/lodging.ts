@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { realpathSync } from 'node:fs'
+import { openSync, realpathSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import type { Inherited } from './inherited.ts'
 import type { Isolation } from './isolation.ts'
@@ -48,11 +48,19 @@ export function startLodged({ lodging, uid, command, directory, inherited, env =
   return network === undefined ? start() : native.inNetwork(network, start)
 }
 
+/** A descriptor of the network stack that has this name. */
+export function namedNetwork(name: string): number {
+  return openSync(`/run/netns/${name}`, 'r')
+}
+
 /**
- * The group by which others than root use KVM: undefined where everybody may, and a reason where nobody else may.
+ * The group by which others than root use KVM: undefined where everybody may, and a reason where nobody else may, unless
+ * they have a root of their own, with a device of their own in it.
  */
 export async function kvmGroup(): Promise<number | undefined | { lacking: string }> {
-  const { mode, gid } = await stat('/dev/kvm')
+  const found = await stat('/dev/kvm').catch(() => undefined)
+  if (found === undefined) return { lacking: 'there is no /dev/kvm' }
+  const { mode, gid } = found
   if ((mode & 0o006) === 0o006) return undefined
   if ((mode & 0o060) === 0o060 && gid !== 0) return gid
   return { lacking: 'no other may open /dev/kvm' }

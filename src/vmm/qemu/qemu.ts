@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { copyFile, stat } from 'node:fs/promises'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
@@ -6,8 +6,8 @@ import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
 import { openPrivateMemory } from '../isolation/given-files.ts'
-import { type Isolation, openIsolation } from '../isolation/isolation.ts'
-import { kvmGroup, type Lodging } from '../isolation/lodging.ts'
+import { type Isolation, isolationOnce } from '../isolation/isolation.ts'
+import { kvmGroup, type Lodging, namedNetwork } from '../isolation/lodging.ts'
 import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
 import { cmdlineOf, commandOf, filesOf, type MachineKind } from './command.ts'
@@ -35,8 +35,8 @@ class Qemu implements Vmm {
   readonly #clock: Clock
   readonly #layers: string | undefined
   readonly #log: Log
-  readonly #isolate: boolean
-  #isolation: { found: Isolation | undefined } | undefined
+  /** Where its processes are users of their own. */
+  readonly #isolated: () => Isolation | undefined
   #root: ReturnType<typeof qemuRoot> | undefined
   readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
@@ -45,7 +45,7 @@ class Qemu implements Vmm {
     this.#clock = options.clock
     this.#layers = options.layers
     this.#log = options.log
-    this.#isolate = options.isolate ?? true
+    this.#isolated = options.isolate === false ? () => undefined : isolationOnce(options)
     this.#facts = createFacts(options)
   }
 
@@ -197,34 +197,22 @@ class Qemu implements Vmm {
     })
   }
 
-  /** Where its processes are users of their own; said once where they are not. */
-  #isolated(): Isolation | undefined {
-    if (!this.#isolate) return undefined
-    if (this.#isolation === undefined) {
-      const opened = openIsolation({ clock: this.#clock })
-      const isLacking = 'lacking' in opened
-      if (isLacking) this.#log.info({ why: opened.lacking }, 'VMMs run as the user of the agent')
-      this.#isolation = { found: isLacking ? undefined : opened }
-    }
-    return this.#isolation.found
-  }
-
   async #lodgingFor(kind: MachineKind, network: NetworkBackend | undefined): Promise<Lodging | undefined> {
     const isolation = this.#isolated()
     if (isolation === undefined) return undefined
-    const gid = kind.accelerator === 'kvm' ? await kvmGroup() : undefined
-    if (typeof gid === 'object') {
-      this.#log.info({ why: gid.lacking }, 'VMMs run as the user of the agent')
-      return undefined
-    }
+    const kvm = kind.accelerator === 'kvm' ? await kvmGroup() : undefined
     const lodging: Lodging = {
-      ...{ isolation, gid, root: undefined, network: isolation.network },
+      ...{ isolation, root: undefined, network: isolation.network, gid: typeof kvm === 'object' ? undefined : kvm },
       overheadBytes: kind.accelerator === 'kvm' ? virtualizedBytes : emulatedBytes,
     }
-    // QEMU itself looks up which nameserver such a guest is to be led to, and follows the machine when it gets another.
-    if (isOpen(network)) return { ...lodging, network: undefined }
     this.#root ??= qemuRoot({ kind, lodging, clock: this.#clock, log: this.#log })
-    return { ...lodging, root: await this.#root() }
+    // QEMU itself looks up which nameserver a guest of an open network is led to, and follows the machine to another.
+    const root = isOpen(network) ? undefined : await this.#root()
+    if (root === undefined && typeof kvm === 'object') {
+      this.#log.info({ why: kvm.lacking }, 'VMMs run as the user of the agent')
+      return undefined
+    }
+    return { ...lodging, root, ...(isOpen(network) ? { network: undefined } : {}) }
   }
 
   async #attach(process: QemuProcess, { disk, network, signal }: RestoreOptions | BootOptions): Promise<void> {
@@ -286,7 +274,7 @@ function isOpen(network: NetworkBackend | undefined): boolean {
 
 function openTap({ native }: Isolation, { device, namespace }: NetworkBackend & { kind: 'tap' }): number {
   if (namespace === undefined) return native.openTap(undefined, device)
-  const there = openSync(`/run/netns/${namespace}`, 'r')
+  const there = namedNetwork(namespace)
   try {
     return native.openTap(there, device)
   } finally {
