@@ -82,7 +82,7 @@ export function attributeEntry(attributes: Attributes): Buffer {
   const records = Buffer.concat(Object.entries(attributes).map(([name, value]) => record(`${prefix}${name}`, value)))
   const head = Buffer.alloc(block)
   head.write('PaxHeaders/attributes', 0, 'latin1')
-  head.write('0000644\0' + '0000000\0'.repeat(2), 100, 'latin1')
+  head.write(`0000644\0${'0000000\0'.repeat(2)}`, 100, 'latin1')
   head.write(`${records.length.toString(8).padStart(11, '0')}\0${'0'.repeat(11)}\0${' '.repeat(8)}x`, 124, 'latin1')
   head.write('ustar\x0000', 257, 'latin1')
   const sum = head.reduce((total, byte) => total + byte, 0)

@@ -269,6 +269,7 @@ function fakeVmm(machine: FakeMachine, step: Step): Vmm {
         savesMemory: false,
         networks: ['none'],
         networkLater: true,
+        warm: true,
         liveSnapshot: true,
         layeredMemory: true,
       },

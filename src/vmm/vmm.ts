@@ -43,6 +43,8 @@ export interface VmmAbilities {
   networks: readonly NetworkBackend['kind'][]
   /** A process that waits can be given any network; otherwise only where it was started for. */
   networkLater: boolean
+  /** A process that waits becomes the machine; otherwise another is started in its place. */
+  warm: boolean
   /** A snapshot taken while the machine lives on. */
   liveSnapshot: boolean
   /** Memory of two files, one over the other; otherwise changed pages are put in place by `beforeLoad`. */
@@ -55,6 +57,7 @@ export const noAbilities: VmmAbilities = {
   savesMemory: false,
   networks: [],
   networkLater: false,
+  warm: false,
   liveSnapshot: false,
   layeredMemory: false,
 }

@@ -3,7 +3,7 @@ import { open, stat, writeFile } from 'node:fs/promises'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { isAlive, killMarked, markOf, type ProcessMark } from '../process-mark.ts'
-import { filesOf } from './process.ts'
+import { exportArgument, filesOf } from './process.ts'
 
 /**
  * Firecracker speaks no NBD. It takes a file, or a vhost-user socket, with which it cannot be saved. So QEMU's storage
@@ -26,7 +26,7 @@ export async function mountDisk(
         '--blockdev',
         `driver=nbd,node-name=disk,server.type=unix,server.path=${path},reconnect-delay=30,discard=unmap`,
       ],
-      ...['--export', `type=fuse,id=file,node-name=disk,mountpoint=${files.disk.replaceAll(',', ',,')},writable=on`],
+      ...['--export', exportArgument(files.disk)],
     ],
     { cwd: directory, detached: true, stdio: ['ignore', log.fd, log.fd] },
   )

@@ -1,12 +1,25 @@
-import { copyFile, rename, rm, stat } from 'node:fs/promises'
+import { closeSync } from 'node:fs'
+import { chmod, chown, copyFile, rename, rm, stat } from 'node:fs/promises'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
+import { emptyFileFor } from '../isolation/given-files.ts'
+import { type Isolation, isolationOnce } from '../isolation/isolation.ts'
+import { namedNetwork } from '../isolation/lodging.ts'
+import type { ProcessMark } from '../process-mark.ts'
 import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { mountDisk } from './disk.ts'
-import { createFacts, type FirecrackerSettings } from './facts.ts'
-import { adoptProcess, endProcesses, type FirecrackerProcess, filesOf, relative, startProcess } from './process.ts'
+import { createFacts, type FirecrackerSettings, type Means } from './facts.ts'
+import {
+  adoptProcess,
+  endProcesses,
+  type FirecrackerProcess,
+  filesOf,
+  type GivenFile,
+  relative,
+  startProcess,
+} from './process.ts'
 
 export interface FirecrackerOptions extends FirecrackerSettings {
   clock: Clock
@@ -26,25 +39,34 @@ export function createFirecracker(options: FirecrackerOptions): Vmm {
 
 class Firecracker implements Vmm {
   readonly name = 'firecracker'
-  readonly facts: Vmm['facts']
-  readonly #options: FirecrackerOptions
+  readonly #clock: Clock
+  readonly #isolated: () => Isolation | undefined
+  readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
 
   constructor(options: FirecrackerOptions) {
-    this.#options = options
-    this.facts = createFacts(options)
+    this.#clock = options.clock
+    this.#isolated = isolationOnce(options)
+    this.#facts = createFacts(options, this.#isolated)
+  }
+
+  async facts() {
+    return (await this.#facts()).facts
   }
 
   async boot(options: BootOptions): Promise<Vm> {
     const { directory, machine, memory, network, signal } = options
     const nic = nicOf(network)
-    const process = await this.#start({ directory, machine, memory: memory.path, network, signal })
+    const files = [options.kernel, options.initrd].map((path) => ({ path, use: 'read' as const }))
+    await this.#meansFor(machine)
+    const disk = await this.#disk(options)
+    const process = await this.#start({ directory, machine, memory: memory.path, network, signal, disk, files })
     return whole(process, async () => {
-      await process.holdDisk(await mountDisk(directory, options.disk.socket, { clock: this.#options.clock, signal }))
       const put = (path: string, body: object) => process.api.put(path, body, { signal })
       await put('/machine-config', { vcpu_count: machine.cpus, mem_size_mib: machine.memoryMiB })
       const boot_args = ['console=ttyS0 panic=-1 reboot=k quiet nowatchdog', options.cmdline ?? ''].join(' ').trim()
-      await put('/boot-source', { kernel_image_path: options.kernel, initrd_path: options.initrd, boot_args })
+      const [kernel_image_path, initrd_path] = [process.nameOf(options.kernel), process.nameOf(options.initrd)]
+      await put('/boot-source', { kernel_image_path, initrd_path, boot_args })
       await put('/drives/disk', {
         ...{ drive_id: 'disk', path_on_host: relative.disk, is_root_device: false, is_read_only: false },
         cache_type: 'Writeback',
@@ -52,14 +74,16 @@ class Firecracker implements Vmm {
       if (nic) await put('/network-interfaces/nic', { guest_mac: '52:54:00:00:00:01', ...nic })
       await put('/vsock', { guest_cid: 3, uds_path: relative.channel })
       await put('/entropy', {})
+      // Its socket for the guest is made when the machine is, and no guest has run by then.
       await put('/actions', { action_type: 'InstanceStart' })
+      await process.closeDirectory()
       return machineOf(process)
     })
   }
 
   async warm({ directory, machine, memory, network, signal }: WarmOptions): Promise<WarmVm> {
     if (memory) await checkMemory(memory.path, machine)
-    const process = await this.#start({ directory, machine, memory: null, network, signal })
+    const process = await this.#start({ directory, machine, memory: null, network, signal, disk: null, files: [] })
     const warm: WarmVm = {
       pid: process.note.vmm.pid,
       directory,
@@ -69,7 +93,7 @@ class Firecracker implements Vmm {
         this.#warm.delete(warm)
         await process.kill()
         process.letGo()
-        await endProcesses(directory, this.#options.clock)
+        await this.remove(directory)
       },
     }
     this.#warm.set(warm, { process, machine, namespace: namespaceOf(network) })
@@ -77,23 +101,24 @@ class Firecracker implements Vmm {
   }
 
   async restore(options: RestoreOptions): Promise<Vm> {
-    const { machine, memory, network, signal } = options
+    const { machine, memory, devices, network, signal } = options
     await checkMemory(memory.path, machine)
     const nic = nicOf(network)
     const process = await this.#waiting(options)
     const { directory, api } = process
     return whole(process, async () => {
-      await process.holdDisk(await mountDisk(directory, options.disk.socket, { clock: this.#options.clock, signal }))
-      await copyFile(options.devices, filesOf(directory).devicesIn)
+      const isIsolated = process.note.uid !== undefined
+      if (!isIsolated) await copyFile(devices, filesOf(directory).devicesIn)
       const request = {
-        snapshot_path: filesOf(directory).devicesIn,
-        mem_backend: { backend_type: 'File', backend_path: memory.path },
+        snapshot_path: isIsolated ? process.nameOf(devices) : filesOf(directory).devicesIn,
+        mem_backend: { backend_type: 'File', backend_path: process.nameOf(memory.path) },
         resume_vm: false,
         ...(nic ? { network_overrides: [nic] } : {}),
       }
       await api.put('/snapshot/load', request, { signal }).catch((error: unknown) => {
         throw refusal(error)
       })
+      await process.closeDirectory()
       await rm(filesOf(directory).devicesIn, { force: true })
       // Its devices look at their queues in memory only when the machine goes on, so this is early enough.
       await options.beforeLoad?.(process.note.vmm.pid)
@@ -102,41 +127,70 @@ class Firecracker implements Vmm {
   }
 
   async adopt(directory: string): Promise<Vm | undefined> {
-    const process = await adoptProcess(directory, this.#options.clock)
+    const process = await adoptProcess(directory, { clock: this.#clock, isolation: this.#isolated() })
     return process && machineOf(process)
   }
 
   async remove(directory: string): Promise<void> {
-    await endProcesses(directory, this.#options.clock)
+    await endProcesses(directory, { clock: this.#clock, isolation: this.#isolated() })
   }
 
-  /** The waiting process that was handed over, if it fits; a new one otherwise. */
-  async #waiting({ warm, directory, machine, memory, network, signal }: RestoreOptions): Promise<FirecrackerProcess> {
+  /** The waiting process that was handed over, if it fits; a new one otherwise. Its disk is in place. */
+  async #waiting(options: RestoreOptions): Promise<FirecrackerProcess> {
+    const { warm, directory, machine, memory, devices, network, signal } = options
     const given = warm && this.#warm.get(warm)
     if (warm && given) {
       this.#warm.delete(warm)
+      const { process, namespace } = given
       const fits = warm.memory === undefined || warm.memory === memory.path
-      if (fits && given.namespace === namespaceOf(network)) return given.process
+      if (fits && process.note.uid === undefined && namespace === namespaceOf(network))
+        return whole(process, async () => {
+          await process.holdDisk(await this.#disk(options))
+          return process
+        })
       await warm[Symbol.asyncDispose]()
     }
-    return this.#start({ directory, machine, memory: null, network, signal })
+    await this.#meansFor(machine)
+    const disk = await this.#disk(options)
+    const files: GivenFile[] = [
+      { path: memory.path, use: 'private memory' },
+      { path: devices, use: 'read' },
+    ]
+    return this.#start({ directory, machine, memory: null, network, signal, disk, files })
   }
 
-  async #start({ directory, machine, memory, network, signal }: StartRequest): Promise<FirecrackerProcess> {
-    const facts = await this.facts()
-    if (!facts.healthy) throw new Fault('unavailable', `${facts.reason}; ${facts.remedy}`)
+  #disk({ directory, disk, signal }: BootOptions | RestoreOptions): Promise<ProcessMark> {
+    return mountDisk(directory, disk.socket, { clock: this.#clock, signal })
+  }
+
+  async #meansFor(machine: MachineShape): Promise<Means> {
+    const { facts, means } = await this.#facts()
+    if (means === undefined) throw new Fault('unavailable', `${facts.reason}; ${facts.remedy}`)
     if (machine.arch !== facts.arch)
       throw new Fault(
         'invalid',
         `a machine for ${machine.arch} cannot run on this node, which makes ${facts.arch} ones`,
       )
+    return means
+  }
+
+  async #start({ machine, memory, network, disk, ...options }: StartRequest): Promise<FirecrackerProcess> {
+    const { program, lodge } = await this.#meansFor(machine)
+    const lodging = await lodge()
     const namespace = namespaceOf(network)
-    return startProcess({
-      program: this.#options.program ?? 'firecracker',
-      wrapper: namespace === undefined ? [] : ['ip', 'netns', 'exec', namespace],
-      note: { disk: null, machine, memory },
-      ...{ directory, signal, clock: this.#options.clock },
-    })
+    const isTap = network?.kind === 'tap'
+    // It opens its tap itself, and so has to be where that is.
+    const there = lodging && namespace !== undefined ? namedNetwork(namespace) : undefined
+    try {
+      return await startProcess({
+        ...{ ...options, program, clock: this.#clock, note: { disk, machine, memory } },
+        lodging: lodging && isTap ? { ...lodging, network: there } : lodging,
+        tap: isTap ? network.device : undefined,
+        wrapper: namespace === undefined ? [] : ['ip', 'netns', 'exec', namespace],
+      })
+    } finally {
+      if (there !== undefined) closeSync(there)
+    }
   }
 }
 
@@ -145,6 +199,8 @@ interface StartRequest {
   machine: MachineShape
   memory: string | null
   network: NetworkBackend | undefined
+  disk: ProcessMark | null
+  files: readonly GivenFile[]
   signal: AbortSignal
 }
 
@@ -170,10 +226,13 @@ function machineOf(process: FirecrackerProcess): Vm {
     saveDevices: async (file) => {
       // Memory is always written with it. Of a machine that was booted it becomes the memory file; a clone's is compared
       // in place by whoever wants it, so this copy is dropped.
-      const snapshot = { snapshot_type: 'Full', snapshot_path: files.devicesOut, mem_file_path: files.memoryOut }
+      const { devicesOut, memoryOut } = relative
+      if (note.uid !== undefined) for (const path of [files.devicesOut, files.memoryOut]) emptyFileFor(path, note.uid)
+      const snapshot = { snapshot_type: 'Full', snapshot_path: devicesOut, mem_file_path: memoryOut }
       await api.put('/snapshot/create', snapshot)
+      if (note.uid !== undefined) for (const path of [files.devicesOut, files.memoryOut]) await chown(path, 0, 0)
       if (note.memory === null) await rm(files.memoryOut, { force: true })
-      else await move(files.memoryOut, note.memory)
+      else await replace(files.memoryOut, note.memory)
       await move(files.devicesOut, file)
     },
     kill: () => process.kill(),
@@ -209,7 +268,7 @@ function refusal(error: unknown): unknown {
 }
 
 /** The machine, or nothing: a process that could not be made one is ended. */
-async function whole(process: FirecrackerProcess, make: () => Promise<Vm>): Promise<Vm> {
+async function whole<T>(process: FirecrackerProcess, make: () => Promise<T>): Promise<T> {
   try {
     return await make()
   } catch (error) {
@@ -217,6 +276,13 @@ async function whole(process: FirecrackerProcess, make: () => Promise<Vm>): Prom
     process.letGo()
     throw error
   }
+}
+
+/** Who may open it stays as it was: machines that are users of their own do. */
+async function replace(from: string, to: string): Promise<void> {
+  const { mode } = await stat(to)
+  await chmod(from, mode & 0o777)
+  await move(from, to)
 }
 
 async function move(from: string, to: string): Promise<void> {

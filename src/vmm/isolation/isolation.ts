@@ -3,6 +3,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { type Cgroups, findCgroups } from '../../kit/cgroups.ts'
 import type { Clock } from '../../kit/clock.ts'
+import type { Log } from '../../kit/log.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
 import { loadNative, type Native } from './native.ts'
 import { spareUids, type UidRange } from './uids.ts'
@@ -37,6 +38,19 @@ const needed = [0, 1, 5, 6, 7, 19].reduce((mask, bit) => mask | (1n << BigInt(bi
 const prefix = 'vm.'
 /** The monitor's, the disk's and the reader's threads, and those of which QEMU does waiting. */
 const threadsBeside = 128
+
+/** Opened when it is first asked for; undefined, and said once, where VMMs run as the agent's own user. */
+export function isolationOnce({ clock, log }: { clock: Clock; log: Log }): () => Isolation | undefined {
+  let known: { found: Isolation | undefined } | undefined
+  return () => {
+    if (known) return known.found
+    const opened = openIsolation({ clock })
+    const isLacking = 'lacking' in opened
+    if (isLacking) log.info({ why: opened.lacking }, 'VMMs run as the user of the agent')
+    known = { found: isLacking ? undefined : opened }
+    return known.found
+  }
+}
 
 export function openIsolation({ clock }: { clock: Clock }): Isolation | NoIsolation {
   if (process.platform !== 'linux') return { lacking: 'this system is not Linux' }

@@ -13,15 +13,25 @@ export interface Native {
   inNetwork<T>(namespace: number, act: () => T): T
   /** A descriptor of an existing tap device in a namespace, without the header that goes before every frame. */
   openTap(namespace: number | undefined, device: string): number
+  /** Lets a user open such a device by its name, where that user is. */
+  giveTap(namespace: number | undefined, device: string, uid: number): void
+  /**
+   * A directory with all that is mounted in it, as a descriptor of a mount of its own that is nowhere yet: from it no way leads
+   * up to what is around the directory. Linux 5.2.
+   */
+  mountOf(directory: string): number
   /** Whether the file can be written by nobody any more, whatever they are allowed. */
   isSealed(fd: number): boolean
 }
 
 const newNetwork = 0x4000_0000
-/** https://docs.kernel.org/networking/tuntap.html: TUNSETIFF, IFF_TAP | IFF_NO_PI */
+/** https://docs.kernel.org/networking/tuntap.html: TUNSETIFF, IFF_TAP | IFF_NO_PI; TUNSETOWNER */
 const setInterface = 0x4004_54ca
 const tapFlags = 0x0002 | 0x1000
+const setOwner = 0x4004_54cc
 const nameBytes = 16
+/** https://man7.org/linux/man-pages/man2/open_tree.2.html: OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE */
+const [openTree, fromHere, cloneTree] = [428, -100, 0x8000 | 0o2_000_000 | 1]
 const getSeals = 1034
 const sealWrite = 8
 const unixFamily = 1
@@ -40,8 +50,9 @@ export function loadNative(): Native | undefined {
     sendmsg: { arguments: ['int32', 'buffer', 'int32'], return: 'int64' },
     unshare: { arguments: ['int32'], return: 'int32' },
     setns: { arguments: ['int32', 'int32'], return: 'int32' },
-    ioctl: { arguments: ['int32', 'uint64', 'buffer'], return: 'int32' },
+    ioctl: { arguments: ['int32', 'uint64', 'uint64'], return: 'int32' },
     fcntl: { arguments: ['int32', 'int32', 'int64'], return: 'int32' },
+    syscall: { arguments: ['int64', 'int64', 'buffer', 'int64'], return: 'int64' },
   })
   const ownNetwork = () => openSync('/proc/thread-self/ns/net', 'r')
 
@@ -59,6 +70,19 @@ export function loadNative(): Native | undefined {
       if (c.setns(namespace, newNetwork) !== 0) throw new Error('the network namespace cannot be entered')
       return act()
     })
+
+  const openTap = (namespace: number | undefined, device: string): number => {
+    const open = () => {
+      const fd = openSync('/dev/net/tun', 'r+')
+      const request = Buffer.alloc(40)
+      request.write(device, 0, nameBytes - 1)
+      request.writeInt16LE(tapFlags, nameBytes)
+      if (c.ioctl(fd, BigInt(setInterface), ffi.getRawPointer(request)) === 0) return fd
+      closeSync(fd)
+      throw new Error(`the tap device ${device} cannot be opened; is it there, and is nobody else using it?`)
+    }
+    return namespace === undefined ? open() : inNetwork(namespace, open)
+  }
 
   return {
     inNetwork,
@@ -86,17 +110,19 @@ export function loadNative(): Native | undefined {
       return Number(c.sendmsg(socket, Buffer.from(message.buffer), noSignal)) === bytes.length
     },
     emptyNetwork: () => returning(ownNetwork(), () => (c.unshare(newNetwork) === 0 ? ownNetwork() : undefined)),
-    openTap(namespace, device) {
-      const open = () => {
-        const fd = openSync('/dev/net/tun', 'r+')
-        const request = Buffer.alloc(40)
-        request.write(device, 0, nameBytes - 1)
-        request.writeInt16LE(tapFlags, nameBytes)
-        if (c.ioctl(fd, BigInt(setInterface), request) === 0) return fd
+    openTap,
+    giveTap(namespace, device, uid) {
+      const fd = openTap(namespace, device)
+      try {
+        if (c.ioctl(fd, BigInt(setOwner), BigInt(uid)) !== 0) throw new Error(`nobody can be given ${device}`)
+      } finally {
         closeSync(fd)
-        throw new Error(`the tap device ${device} cannot be opened; is it there, and is nobody else using it?`)
       }
-      return namespace === undefined ? open() : inNetwork(namespace, open)
+    },
+    mountOf(directory) {
+      const fd = Number(c.syscall(BigInt(openTree), BigInt(fromHere), Buffer.from(`${directory}\0`), BigInt(cloneTree)))
+      if (fd >= 0) return fd
+      throw new Error(`no mount can be made of ${directory}`)
     },
     isSealed: (fd) => {
       const seals = c.fcntl(fd, getSeals, 0n)

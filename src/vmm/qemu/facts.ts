@@ -1,11 +1,11 @@
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { release } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { findKernel, kernelRemedy } from '../boot/kernel.ts'
-import { hostCpu, mayRun, mayWrite } from '../host.ts'
+import { findProgram, hostCpu, mayWrite } from '../host.ts'
 import { noAbilities, type VmmFacts } from '../vmm.ts'
 import { askQemu, type QemuAnswers } from './ask.ts'
 import type { MachineKind } from './command.ts'
@@ -104,6 +104,7 @@ async function find(settings: QemuSettings): Promise<KnownFacts> {
         savesMemory: !saveDevices,
         networks: await networksOf(answers),
         networkLater: false,
+        warm: true,
         liveSnapshot: true,
         layeredMemory: settings.layers !== undefined,
       },
@@ -202,12 +203,4 @@ async function keep(directory: string | undefined, arch: Arch, what: object): Pr
 
 function keptIn(directory: string, arch: Arch): string {
   return join(directory, `qemu-${arch}.json`)
-}
-
-async function findProgram(name: string): Promise<string | undefined> {
-  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
-    const path = join(directory, name)
-    if (await mayRun(path)) return path
-  }
-  return undefined
 }

@@ -1,38 +1,11 @@
-import {
-  chmodSync,
-  chownSync,
-  closeSync,
-  constants,
-  copyFileSync,
-  fchownSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-  rmSync,
-  statfsSync,
-  statSync,
-} from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { chmodSync, closeSync, constants, fstatSync, openSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
 import { Fault } from '../../model/fault.ts'
+import { emptyFileFor, openOwn, openPrivateMemory, openReadable } from '../isolation/given-files.ts'
+import { type Inherited, inSelf } from '../isolation/inherited.ts'
 import type { Isolation } from '../isolation/isolation.ts'
 import { filesOf, type Reach } from './command.ts'
 import type { QemuProcess } from './process.ts'
-
-/** The descriptors that a process begins with, ours until it has them: disposing closes our side. */
-export class Inherited implements Disposable {
-  readonly stdio: ('ignore' | number)[] = ['ignore']
-  readonly #owned: number[] = []
-
-  /** Gives the number by which the process has it. */
-  add(fd: number): number {
-    this.#owned.push(fd)
-    return this.stdio.push(fd) - 1
-  }
-
-  [Symbol.dispose](): void {
-    for (const fd of this.#owned) closeSync(fd)
-  }
-}
 
 /**
  * For a QEMU that is a user of its own: all that it needs is opened here. In its directory it can make nothing and replace
@@ -55,26 +28,6 @@ export function byDescriptor(directory: string, uid: number, isolation: Isolatio
       return inSelf(inherited.add(use === 'read' ? openReadable(path, directory, uid) : openOwn(path, uid)))
     },
   }
-}
-
-/** A file that this user may write to, and nobody else reads. */
-export function emptyFileFor(path: string, uid: number): void {
-  rmSync(path, { force: true })
-  const fd = openSync(path, 'wx', 0o600)
-  closeSync(fd)
-  chownSync(path, uid, uid)
-}
-
-/** Opens memory for a process that maps it privately: many have the same, so nobody may be able to write it. */
-export function openPrivateMemory(path: string, isolation: Isolation): number {
-  const fd = openSync(path, 'r+')
-  const isInMemory = statfsSync(path).type === tmpfs
-  if (!isInMemory || isolation.native.isSealed(fd)) return fd
-  closeSync(fd)
-  throw new Fault(
-    'invalid',
-    `the memory at ${path} is not sealed: the machine that is given it could change it for others`,
-  )
 }
 
 /** Hands an open file to a running QEMU, one at a time; gives the name by which QEMU can open it anew. */
@@ -116,38 +69,22 @@ export interface HandOptions {
 
 /**
  * A socket by way of its directory, which alone is handed over: the socket of a server that comes back is another one, in
- * the same place.
+ * the same place. Not as a directory of this machine's, through which all others would be reached, but as one by itself.
  */
 export async function handSocket(
   process: QemuProcess,
   isolation: Isolation,
   { path, name, signal }: { path: string; name: string; signal: AbortSignal },
 ): Promise<string> {
-  const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)
+  const fd = openAlone(dirname(path), isolation)
   return `${await handFile(process, isolation, { fd, name, signal })}/${basename(path)}`
 }
 
-/** The process opens it once more, by its own right. */
-function openReadable(path: string, directory: string, uid: number): number {
-  const fd = openSync(path, 'r')
-  if ((fstatSync(fd).mode & 0o004) !== 0) return fd
-  closeSync(fd)
-  const copy = join(directory, basename(path))
-  emptyFileFor(copy, uid)
-  copyFileSync(path, copy)
-  return openSync(copy, 'r')
+function openAlone(directory: string, { native }: Isolation): number {
+  const mount = native.mountOf(directory)
+  try {
+    return openSync(inSelf(mount), constants.O_RDONLY | constants.O_DIRECTORY)
+  } finally {
+    closeSync(mount)
+  }
 }
-
-/** The memory of a machine that boots is its own. */
-function openOwn(path: string, uid: number): number {
-  const fd = openSync(path, 'r+')
-  if ((fstatSync(fd).mode & 0o002) === 0) fchownSync(fd, uid, uid)
-  return fd
-}
-
-function inSelf(number: number | string): string {
-  return `/proc/self/fd/${number}`
-}
-
-/** https://man7.org/linux/man-pages/man2/statfs.2.html */
-const tmpfs = 0x0102_1994

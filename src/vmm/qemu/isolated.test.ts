@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
+import { mountsFor } from '../../../test/fixtures/left.ts'
 import {
   kernelRoots,
   lackingForMachines,
@@ -19,6 +20,7 @@ import { loadLibc } from '../../blocks/memory/libc.ts'
 import { findCgroups } from '../../kit/cgroups.ts'
 import { silentLog } from '../../kit/log.ts'
 import { systemClock } from '../../kit/system-clock.ts'
+import { findBuilt } from '../built.ts'
 import { openIsolation } from '../isolation/isolation.ts'
 import type { Vm } from '../vmm.ts'
 import { createQemu } from './qemu.ts'
@@ -96,6 +98,40 @@ describe(`a VMM of its own user${lacking ? `: skipped, ${lacking}` : ''}`, lacki
     )
     assert.equal(readlinkSync('/proc/self/ns/net'), networks[1])
     await vm.kill()
+  })
+
+  test('has a file system with what QEMU needs and nothing else', async (t) => {
+    if (findBuilt('enclose') === undefined) return t.skip('native/build was not run')
+    const waited = await machines.warm()
+    const vms = [
+      await machines.start(template),
+      await machines.start(template, { warm: waited }),
+      await machines.boot(),
+    ]
+    for (const { pid } of vms) {
+      const root = `/proc/${pid}/root`
+      const allowed = ['bin', 'dev', 'etc', 'lib', 'lib32', 'lib64', 'machine', 'proc', 'usr']
+      assert.deepEqual(
+        readdirSync(root).filter((name) => !allowed.includes(name)),
+        [],
+      )
+      assert.deepEqual(readdirSync(`${root}/etc`), ['ld.so.cache'])
+      assert.deepEqual(readdirSync(`${root}/usr/bin`), ['qemu-system-x86_64'])
+      assert.deepEqual(
+        readdirSync(`${root}/dev`).filter((name) => !['null', 'urandom', 'kvm'].includes(name)),
+        [],
+      )
+      assert.equal(readlinkSync(`/proc/${pid}/cwd`), '/machine')
+      assert.match(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'), / \/proc .*hidepid=invisible,subset=pid/)
+      // From no directory that it has open is there a way to another.
+      const directories = readdirSync(`/proc/${pid}/fd`)
+        .map((name) => `/proc/${pid}/fd/${name}`)
+        .filter((path) => statSync(path, { throwIfNoEntry: false })?.isDirectory())
+      assert.ok(directories.length > 0, 'that of the disk')
+      for (const path of directories) assert.equal(statSync(`${path}/..`).ino, statSync(path).ino)
+    }
+    assert.deepEqual(mountsFor(machines.directory), [])
+    for (const vm of vms) await vm.kill()
   })
 
   test('can make and replace nothing in its directory, and reach no other', async () => {

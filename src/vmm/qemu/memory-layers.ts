@@ -1,24 +1,20 @@
-import { existsSync, realpathSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename } from 'node:path'
 import { linkFile } from '../../kit/link-file.ts'
 import { Fault } from '../../model/fault.ts'
+import { findBuilt } from '../built.ts'
 import type { MemoryImage } from '../vmm.ts'
 import { filesOf } from './command.ts'
 import type { QemuProcess } from './process.ts'
 
 /**
- * The library that QEMU is started with (native/memory-layers.c), as built in the checkout or shipped with the package;
- * undefined where it is not: changed memory is then copied when a machine wakes, and lazy memory fetches more.
+ * The library that QEMU is started with (native/memory-layers.c); undefined where it was not built: changed memory is then
+ * copied when a machine wakes, and lazy memory fetches more.
  */
 export function findMemoryLayers(): string | undefined {
-  if (process.platform !== 'linux') return undefined
-  const arch = process.arch === 'arm64' ? 'arm64' : 'amd64'
-  const found = ['../../..', '../../../..']
-    .map((up) => join(import.meta.dirname, up, 'native/dist', arch, 'memory-layers.so'))
-    .find((path) => existsSync(path))
+  const found = findBuilt('memory-layers.so')
   // The loader takes blanks and colons for what separates libraries.
-  return found === undefined || /[\s:]/.test(found) ? undefined : realpathSync(found)
+  return found === undefined || /[\s:]/.test(found) ? undefined : found
 }
 
 /** Puts in place what the preloaded library looks for when QEMU makes its memory. */

@@ -5,10 +5,12 @@ import { allDone } from '../../kit/all-done.ts'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
 import { MachineShape } from '../../model/sandbox.ts'
+import { Inherited } from '../isolation/inherited.ts'
 import { type Isolation, userOf } from '../isolation/isolation.ts'
+import { type Lodging, startLodged } from '../isolation/lodging.ts'
 import { ended, findByArgument, isAlive, killMarked, markOf, type ProcessMark } from '../process-mark.ts'
 import { byName, devicesDescriptor, filesOf, layersPath, markArgument, type Reach } from './command.ts'
-import { byDescriptor, Inherited } from './hand-over.ts'
+import { byDescriptor } from './hand-over.ts'
 import { connectQmp, type Qmp } from './qmp.ts'
 
 /** What is written down of a machine for the next agent. */
@@ -48,16 +50,6 @@ export interface StartOptions {
   layers?: string | undefined
   clock: Clock
   signal: AbortSignal
-}
-
-export interface Lodging {
-  isolation: Isolation
-  /** What it takes beside its guest's memory. */
-  overheadBytes: number
-  /** The group that may use hardware it needs; its user's own otherwise. */
-  gid: number | undefined
-  /** Its network stack is the machine's own. */
-  inHostNetwork: boolean
 }
 
 /**
@@ -100,7 +92,6 @@ export async function startProcess(options: StartOptions): Promise<QemuProcess> 
   }
 }
 
-/** All in one go: between entering a network and leaving it nothing else of ours may run. */
 function spawnIn(
   { directory, command, lodging, wrapper = [], layers }: StartOptions,
   { uid, log, devices }: { uid: number | undefined; log: number; devices: number },
@@ -109,22 +100,15 @@ function spawnIn(
   inherited.stdio.push(log, log, devices)
   if (inherited.stdio.indexOf(devices) !== devicesDescriptor)
     throw new Error('the device state is at another descriptor')
-  const reach =
-    lodging === undefined || uid === undefined
-      ? byName(directory)
-      : byDescriptor(directory, uid, lodging.isolation, inherited)
+  const isolated = lodging === undefined || uid === undefined ? undefined : { lodging, uid }
+  const reach = isolated
+    ? byDescriptor(directory, isolated.uid, isolated.lodging.isolation, inherited)
+    : byName(directory)
   const library = layers === undefined ? {} : { LD_PRELOAD: reach.file(layers, 'read'), TUTTI_MEMORY: layersPath }
-  const [program = '', ...args] = [...(lodging ? [] : wrapper), ...command(reach)]
-  const start = () =>
-    spawn(program, args, {
-      detached: true,
-      stdio: inherited.stdio,
-      cwd: directory,
-      env: { PATH: process.env['PATH'], ...library },
-      ...(uid === undefined ? {} : { uid, gid: lodging?.gid ?? uid }),
-    })
-  const network = lodging?.inHostNetwork ? undefined : lodging?.isolation.network
-  return network === undefined || lodging === undefined ? start() : lodging.isolation.native.inNetwork(network, start)
+  const env = { PATH: process.env['PATH'], ...library }
+  if (isolated) return startLodged({ ...isolated, command: command(reach), directory, inherited, env })
+  const [program = '', ...args] = [...wrapper, ...command(reach)]
+  return spawn(program, args, { detached: true, stdio: inherited.stdio, cwd: directory, env })
 }
 
 /** Takes over a QEMU that an earlier agent started. */

@@ -136,6 +136,7 @@ describe(`a QEMU that cannot leave memory out${lacking ? `: skipped, ${lacking}`
         savesMemory: true,
         networks: [],
         networkLater: true,
+        warm: true,
         liveSnapshot: true,
         layeredMemory: false,
       },

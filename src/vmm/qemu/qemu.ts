@@ -1,19 +1,22 @@
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { copyFile, rm, stat } from 'node:fs/promises'
 import { allDone } from '../../kit/all-done.ts'
 import { type Clock, deadline } from '../../kit/clock.ts'
 import type { Log } from '../../kit/log.ts'
 import { Fault } from '../../model/fault.ts'
 import type { MachineShape } from '../../model/sandbox.ts'
-import { type Isolation, openIsolation } from '../isolation/isolation.ts'
+import { openPrivateMemory } from '../isolation/given-files.ts'
+import { type Isolation, isolationOnce } from '../isolation/isolation.ts'
+import { kvmGroup, type Lodging, namedNetwork } from '../isolation/lodging.ts'
 import type { BootOptions, NetworkBackend, RestoreOptions, Vm, Vmm, WarmOptions, WarmVm } from '../vmm.ts'
 import { attachDisk, attachNetwork } from './attach.ts'
 import { cmdlineOf, commandOf, filesOf, type MachineKind } from './command.ts'
 import { createFacts, type QemuSettings } from './facts.ts'
-import { handDescriptor, handFile, handSocket, openPrivateMemory } from './hand-over.ts'
+import { handDescriptor, handFile, handSocket } from './hand-over.ts'
 import { loadDevices, qemuMachine } from './machine.ts'
 import { checkLayers, placeLayers } from './memory-layers.ts'
-import { adoptProcess, endProcess, explained, type Lodging, type QemuProcess, startProcess } from './process.ts'
+import { qemuRoot } from './own-root.ts'
+import { adoptProcess, endProcess, explained, type QemuProcess, startProcess } from './process.ts'
 
 export interface QemuOptions extends QemuSettings {
   clock: Clock
@@ -32,8 +35,9 @@ class Qemu implements Vmm {
   readonly #clock: Clock
   readonly #layers: string | undefined
   readonly #log: Log
-  readonly #isolate: boolean
-  #isolation: { found: Isolation | undefined } | undefined
+  /** Where its processes are users of their own. */
+  readonly #isolated: () => Isolation | undefined
+  #root: ReturnType<typeof qemuRoot> | undefined
   readonly #facts: ReturnType<typeof createFacts>
   readonly #warm = new WeakMap<WarmVm, Waiting>()
 
@@ -41,12 +45,14 @@ class Qemu implements Vmm {
     this.#clock = options.clock
     this.#layers = options.layers
     this.#log = options.log
-    this.#isolate = options.isolate ?? true
+    this.#isolated = options.isolate === false ? () => undefined : isolationOnce(options)
     this.#facts = createFacts(options)
   }
 
   async facts() {
-    const { facts } = await this.#facts()
+    const { facts, kind } = await this.#facts()
+    // Made now, while nobody waits for a machine.
+    if (kind) await this.#lodgingFor(kind, undefined)
     // One that is isolated is handed its network; another has to be started where its tap is.
     const networkLater = (this.#isolated() !== undefined) === facts.can.networks.includes('tap')
     return { ...facts, can: { ...facts.can, networkLater } }
@@ -192,30 +198,22 @@ class Qemu implements Vmm {
     })
   }
 
-  /** Where its processes are users of their own; said once where they are not. */
-  #isolated(): Isolation | undefined {
-    if (!this.#isolate) return undefined
-    if (this.#isolation === undefined) {
-      const opened = openIsolation({ clock: this.#clock })
-      const isLacking = 'lacking' in opened
-      if (isLacking) this.#log.info({ why: opened.lacking }, 'VMMs run as the user of the agent')
-      this.#isolation = { found: isLacking ? undefined : opened }
-    }
-    return this.#isolation.found
-  }
-
   async #lodgingFor(kind: MachineKind, network: NetworkBackend | undefined): Promise<Lodging | undefined> {
     const isolation = this.#isolated()
     if (isolation === undefined) return undefined
-    const inHostNetwork = isOpen(network)
-    if (kind.accelerator !== 'kvm') return { isolation, overheadBytes: emulatedBytes, gid: undefined, inHostNetwork }
-    const { mode, gid } = await stat('/dev/kvm')
-    const isOpenToAll = (mode & 0o006) === 0o006
-    if (!isOpenToAll && ((mode & 0o060) !== 0o060 || gid === 0)) {
-      this.#log.info({}, 'VMMs run as the user of the agent: no other may open /dev/kvm')
+    const kvm = kind.accelerator === 'kvm' ? await kvmGroup() : undefined
+    const lodging: Lodging = {
+      ...{ isolation, root: undefined, network: isolation.network, gid: typeof kvm === 'object' ? undefined : kvm },
+      overheadBytes: kind.accelerator === 'kvm' ? virtualizedBytes : emulatedBytes,
+    }
+    this.#root ??= qemuRoot({ kind, lodging, clock: this.#clock, log: this.#log })
+    // QEMU itself looks up which nameserver a guest of an open network is led to, and follows the machine to another.
+    const root = isOpen(network) ? undefined : await this.#root()
+    if (root === undefined && typeof kvm === 'object') {
+      this.#log.info({ why: kvm.lacking }, 'VMMs run as the user of the agent')
       return undefined
     }
-    return { isolation, overheadBytes: virtualizedBytes, gid: isOpenToAll ? undefined : gid, inHostNetwork }
+    return { ...lodging, root, ...(isOpen(network) ? { network: undefined } : {}) }
   }
 
   async #attach(process: QemuProcess, { disk, network, signal }: RestoreOptions | BootOptions): Promise<void> {
@@ -277,7 +275,7 @@ function isOpen(network: NetworkBackend | undefined): boolean {
 
 function openTap({ native }: Isolation, { device, namespace }: NetworkBackend & { kind: 'tap' }): number {
   if (namespace === undefined) return native.openTap(undefined, device)
-  const there = openSync(`/run/netns/${namespace}`, 'r')
+  const there = namedNetwork(namespace)
   try {
     return native.openTap(there, device)
   } finally {
