@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Manifest } from '../blocks/manifest.ts'
 import { Gate } from '../kit/gate.ts'
@@ -8,7 +8,7 @@ import { type BuildId, encodeId, type SandboxId } from '../model/ids.ts'
 import { type Egress, isOver, type SandboxPhase, type SandboxSpec } from '../model/sandbox.ts'
 import { formatSize } from '../model/units.ts'
 import { identify } from './identity.ts'
-import { clear, keptDevices, type Live, raise, vmDirectory } from './live.ts'
+import { clear, type Live, raise } from './live.ts'
 import { memoryFault } from './memory-fault.ts'
 import type { Parts } from './parts.ts'
 import { Pool } from './pool.ts'
@@ -23,6 +23,7 @@ import type {
   Saved,
 } from './sandboxes.ts'
 import { save } from './save.ts'
+import { clearStrays, reach } from './take-over.ts'
 
 /** So many may wait to start; whoever comes beyond that is told at once. */
 const mostWaiting = 1000
@@ -243,7 +244,7 @@ class Engine implements Sandboxes {
   }
 
   async takeOver(): Promise<void> {
-    const { vmm, network, blocks, log } = this.#parts
+    const { vmm, log } = this.#parts
     const { healthy, reason, remedy, accelerator } = await vmm.facts()
     this.#vmm = {
       healthy,
@@ -253,16 +254,7 @@ class Engine implements Sandboxes {
     }
     const { records, damaged } = await this.#records.load()
     if (damaged.length > 0) log.error({ damaged }, 'records of sandboxes could not be read; their VMs are ended')
-    const places = new Set(records.filter(({ phase }) => phase !== 'paused').map(({ place }) => place))
-    // What bears no sandbox's name was made ahead, or was being ended.
-    for (const place of await readdir(join(this.#parts.directory, 'vms')))
-      if (!places.has(place)) await clear(this.#parts, place)
-    await rm(keptDevices(this.#parts), { recursive: true, force: true })
-    await network.reclaim(places)
-    const { disks, memories, captures } = await blocks.ask('list', {}, { signal: this.#closing.signal })
-    const holders = new Set([...disks.map(({ name }) => name), ...memories.flatMap(({ holders }) => holders)])
-    for (const holder of holders) if (!places.has(holder)) await clear(this.#parts, holder)
-    for (const capture of captures) await blocks.ask('dropCapture', { capture }, { signal: this.#closing.signal })
+    await clearStrays(this.#parts, records, this.#closing.signal)
     await Promise.all(records.map((record) => this.#adopt(record)))
   }
 
@@ -278,7 +270,7 @@ class Engine implements Sandboxes {
         held.record = { ...record, paused: record.pausing }
         return await this.#backToPaused(held)
       }
-      held.live = await this.#reach(record)
+      held.live = await reach(this.#parts, record, this.#closing.signal)
       await this.#become(held, 'running', { pausing: null, token: held.live.channel.nextToken })
       this.#watch(held, held.live)
     } catch (error) {
@@ -299,30 +291,6 @@ class Engine implements Sandboxes {
       () => true,
       () => false,
     )
-  }
-
-  /** The VM that an earlier agent started, with all that it stands on. */
-  async #reach(record: SandboxRecord): Promise<Live> {
-    const { blocks, vmm, network } = this.#parts
-    const { signal } = this.#closing
-    const { place, mapped } = record
-    const vm = await vmm.adopt(vmDirectory(this.#parts, place))
-    if (!vm) throw new Fault('unavailable', 'its VM ended while no agent was there')
-    const { manifest } = await blocks.ask('manifest', { build: record.paused ?? record.build }, { signal })
-    await blocks.ask('openDisk', { name: place, from: { build: manifest.id } }, { signal })
-    // Where the block server is another one, the VM keeps what it has mapped, and what is made here takes nothing.
-    const memory =
-      mapped === null
-        ? await blocks.ask('newMemory', { name: place, size: manifest.machine.memoryMiB * 2 ** 20 }, { signal })
-        : await blocks.ask('openMemory', { build: mapped, holder: place, lazy: true }, { signal })
-    const link = await network.adopt(place)
-    if (!link) throw new Fault('unavailable', 'its place on the network is gone')
-    await link.allow(record.egress)
-    // A snapshot may have been under way: the machine stands still and its workload is frozen.
-    await vm.resume()
-    const channel = await this.#parts.connect(vm, { token: record.token, signal })
-    await channel.thaw({ signal })
-    return { place, manifest, mapped, memory: { path: memory.path, size: memory.size }, vm, link, channel }
   }
 
   /** From a build to a running sandbox; the record says `creating` or `resuming` meanwhile. */
