@@ -109,6 +109,22 @@ test('forks of which only some come to be are told, with a code', async () => {
   assert.match(err, /1 of 2 forks could not be made: no memory is free/)
 })
 
+test('a name is one sandbox’s at a time, and leads to the last that had it when all are over', async () => {
+  await using at = await open()
+  const first = await at.run('sandbox', 'create', '--name', 'box')
+  const again = await at.shell.run('sandbox', 'create', '--name', 'box')
+  assert.equal(again.code, 6)
+  assert.match(
+    again.err,
+    /there is a sandbox "box" already, [0-9a-z]{16}, which is running; kill it, or choose another/,
+  )
+  await at.run('sandbox', 'kill', 'box')
+  assert.match(await at.run('sandbox', 'info', 'box'), new RegExp(`${first.trim()}[^]*killed`))
+  assert.match((await at.shell.run('sandbox', 'exec', 'box', 'true')).err, new RegExp(`sandbox ${first.trim()} `))
+  const next = await at.run('sandbox', 'create', '--name', 'box')
+  assert.match(await at.run('sandbox', 'info', 'box'), new RegExp(next.trim()))
+})
+
 test('files and directories are copied both ways', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create', '--name', 'box')).trim()
@@ -128,8 +144,12 @@ test('files and directories are copied both ways', async () => {
   assert.equal(await at.run('sandbox', 'cp', 'box:/srv/in', '-'), 'from stdin')
   for (const [argv, expected] of [
     [['box:/nothing', to], /nothing at "\/nothing"/],
-    [[join(from, 'none'), 'box:/x'], /cannot read .*none: ENOENT/],
+    [[join(from, 'none'), 'box:/x'], /cannot read .*none here: there is no such file or directory\n$/],
+    [['box:/srv/in', join(at.directory, 'none', 'in')], /cannot write .*none\/in here: there is no such file or dir/],
+    [['box:/srv', join(from, 'run.sh')], /cannot make .*run.sh here: it is no directory\n$/],
     [['a', 'b'], /one of the two must be in a sandbox/],
+    [['box:/a', 'box:/b'], /only one of the two may be in a sandbox/],
+    [[from, 'box:'], /say where in the sandbox, from its root, such as box:\/tmp\//],
   ] as [string[], RegExp][])
     assert.match((await at.shell.run('sandbox', 'cp', ...argv)).err, expected)
 })
@@ -229,7 +249,14 @@ test('what is wrong with a command for sandboxes is told before anything is aske
   await using shell = await testCli({ answers: {} })
   const cases: [string[], RegExp][] = [
     [['sandbox', 'creat'], /did you mean "create"/],
+    [['sandbox', 'ls'], /did you mean "list"/],
+    [['sandbox', 'rm', 'x'], /did you mean "kill"/],
+    [['template', 'rm', 'x'], /did you mean "delete"/],
+    [['sandbox', 'frobnicate'], /"tutti help sandbox" lists them/],
+    [['sandbox', 'ps'], /missing required argument 'sandbox'\n {2}tutti sandbox ps \[options\] <sandbox>\n/],
     [['sandbox', 'exec', 'x'], /exec needs a command/],
+    [['sandbox', 'exec', 'x', '-u', 'ada', 'id'], /options go before it: tutti sandbox exec -u … x -- COMMAND/],
+    [['sandbox', 'create', '--timeout', '0s'], /a sandbox runs for at least 1s, not "0s"/],
     [['sandbox', 'create', '--timeout', 'soon'], /"soon" is not a duration/],
     [['sandbox', 'create', '--egress', 'allow', '--allow', '1.1.1.1'], /either "allow", or what --allow lists/],
     [['sandbox', 'url', 'x', '99999'], /is not a port/],
