@@ -44,7 +44,7 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
   )
   assert.equal(await at.run('sandbox', 'list', '-m', 'team=y', '-o', 'name'), '')
   assert.match(await at.run('sandbox', 'list', '-m', 'team=y'), /^No sandbox is like that/)
-  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /"phase" in the query: it must be one of/)
+  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /tutti: "phase" must be one of/)
   assert.match(await at.run('sandbox', 'info', id.slice(0, 6)), /egress +deny[\s\S]*was created by all from "base"/)
   assert.match(await at.run('sandbox', 'metrics', id), /memory +64 MiB of 256 MiB/)
   assert.match(await at.run('sandbox', 'logs', id), /Linux version/)
@@ -98,10 +98,7 @@ test('a command goes on by itself, and is listed, joined and ended', async () =>
 test('forks of which only some come to be are told, with a code', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create')).trim()
-  assert.match(
-    (await at.shell.run('sandbox', 'fork', id, '-n', '0')).err,
-    /"count" in the body: it must be at least 1\n/,
-  )
+  assert.match((await at.shell.run('sandbox', 'fork', id, '-n', '0')).err, /tutti: "count" must be at least 1\n/)
   at.node.forkFault = (child) => (child === 0 ? 'no memory is free' : undefined)
   const { code, out, err } = await at.shell.run('sandbox', 'fork', id, '-n', '2')
   assert.equal(code, 1)
@@ -263,6 +260,10 @@ test('what is wrong with a command for sandboxes is told before anything is aske
     [['sandbox', 'port-forward', 'x', 'http'], /neither PORT nor LOCAL:PORT/],
     [['sandbox', 'kill'], /say which sandboxes, or --all/],
     [['template', 'build'], /say what to build/],
+    [
+      ['template', 'build', '--image', 'x', '--name', 'x', '--disk', '50MiB'],
+      /--disk must be between 64 MiB and 16 TiB/,
+    ],
     [['template', 'build', '/no/such/file'], /there is no such file/],
     [['template', 'tag', 'x', 'y'], /"y" is not NAME:TAG/],
   ]

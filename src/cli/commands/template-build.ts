@@ -141,8 +141,8 @@ function nameOf({ name }: ReadTemplate, given: string | undefined, options: Opti
 
 function withOptions(recipe: Recipe, options: Options): Recipe {
   const cpus = countOption(options, 'cpus')
-  const memoryMiB = mebibytes(options, 'memory')
-  const diskMiB = mebibytes(options, 'disk')
+  const memoryMiB = mebibytes(options, 'memory', { most: '1 TiB' })
+  const diskMiB = mebibytes(options, 'disk', { most: '16 TiB' })
   const from = textOption(options, 'from')
   return {
     ...recipe,
@@ -153,10 +153,12 @@ function withOptions(recipe: Recipe, options: Options): Recipe {
   }
 }
 
-function mebibytes(options: Options, name: string): number | undefined {
+function mebibytes(options: Options, name: string, { most }: { most: string }): number | undefined {
   const text = textOption(options, name)
   if (text === undefined) return undefined
   const bytes = parseSize(text)
+  if (bytes !== undefined && (bytes < 64 * MiB || bytes > (parseSize(most) ?? 0)))
+    throw new Fault('invalid', `--${name} must be between 64 MiB and ${most}, not "${text}"`)
   if (bytes !== undefined) return Math.ceil(bytes / MiB)
   throw new Fault('invalid', `--${name} needs a size such as 512MiB, not "${text}"`)
 }
