@@ -217,6 +217,24 @@ test('a template is built from a file, an image or another template, and says wh
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
 })
 
+test('Ctrl-C lets go of a build, and says how to follow it and how to call it off', async () => {
+  await using at = await open()
+  at.node.buildScript = (say) => {
+    say({ log: { at: 1, level: 'info', step: 1, message: 'RUN true' } })
+    return new Promise(() => {})
+  }
+  const running = at.shell.run('template', 'build', '--image', 'debian:12', '--name', 'slow')
+  at.shell.cli.stderr.on('data', (bytes: Buffer) => {
+    if (String(bytes).includes('RUN true')) at.shell.interrupt()
+  })
+  const { code, err } = await running
+  assert.equal(code, 130)
+  assert.match(
+    err,
+    /the build goes on: "tutti template logs -f ([0-9a-z]{16})" follows it, .* delete \1" calls it off\n/,
+  )
+})
+
 test('the password of a registry comes from a file, standard input or the environment', async () => {
   await using at = await open()
   const seen: unknown[] = []

@@ -47,11 +47,22 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   }
   using shown = progress(cli, { quiet: true })
   const started = cli.clock.monotonic()
+  const sayItGoesOn =
+    ({ id }: { id: string }) =>
+    () => {
+      shown[Symbol.dispose]()
+      cli.stderr.write(
+        `the build goes on: "tutti template logs -f ${id}" follows it, "tutti template delete ${id}" calls it off\n`,
+      )
+    }
   const build = await tuttiOf(client).templates.build(template, {
     ...body,
     context: context?.stream,
     signal,
-    onBegin: ({ id }) => shown.show(`building "${template}" as ${id}…`),
+    onBegin: (begun) => {
+      shown.show(`building "${template}" as ${begun.id}…`)
+      signal.addEventListener('abort', sayItGoesOn(begun), { once: true })
+    },
     onLog: (line) => {
       shown[Symbol.dispose]()
       // It is said again as what the command failed of.
