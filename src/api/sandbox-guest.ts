@@ -87,10 +87,11 @@ export function sandboxGuestHandlers({ control, sandboxes: { desk } }: Options):
       const id = idOf(request)
       record(request, id, 'write', request.query.path)
       const stream = await openIn(desk, id, 'sandboxFile', { op: 'write', ...request.query }, askedBy(request))
-      const answer = text(stream)
-      answer.catch(() => {})
-      await pipeline(request.raw, stream)
-      throwIfFault(await answer)
+      const answered = text(stream).then(throwIfFault)
+      answered.catch(() => {})
+      // Once it is refused, such as because the disk is full, nobody waits for the rest of it.
+      await Promise.race([pipeline(request.raw, stream), answered])
+      await answered
       return {}
     },
     removeSandboxFile: async (request) => {

@@ -102,6 +102,20 @@ test('files go in and out whole, of any size, and their absence has a name', asy
   assert.deepEqual(seen, ['ready', 'created', 'changed', 'removed'])
 })
 
+test('what does not fit on the disk is refused with the reason, and nobody waits for the rest of it', async () => {
+  await using at = await open()
+  await using sandbox = await at.tutti.sandboxes.create()
+  const endless = new Readable({
+    read() {
+      setImmediate(() => this.push(Buffer.alloc(65_536)))
+    },
+  })
+  await assert.rejects(sandbox.files.write('/full/big', endless), {
+    code: 'exhausted',
+    message: 'cannot write "/full/big": no space left on device',
+  })
+})
+
 test('a port inside is reached as bytes, and from a port of this machine', async () => {
   await using at = await open()
   await using sandbox = await at.tutti.sandboxes.create()

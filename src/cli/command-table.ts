@@ -158,6 +158,7 @@ export const commandTable: readonly CommandSpec[] = [
     options: [
       { flags: '-f, --follow', help: 'go on as more happens' },
       { flags: '--node <node>', help: 'only on this node' },
+      { flags: '--sandbox <sandbox>', help: 'only of this sandbox' },
       { flags: '-n, --limit <count>', help: 'how many (default 50)' },
       ...reads,
     ],

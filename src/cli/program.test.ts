@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -130,4 +131,9 @@ test('help, version, completion and ps load no schemas, parsers or servers', asy
       assert.doesNotMatch(modules, new RegExp(`node_modules/${heavy}/`), `${argv.join(' ')} loads ${heavy}`)
     }
   }
+})
+
+test('a result that a full disk did not take whole is a failure', { skip: !existsSync('/dev/full') }, async () => {
+  const line = `"${process.execPath}" src/main/tutti.ts version >/dev/full`
+  await assert.rejects(exec('/bin/sh', ['-c', line]), { code: 1, stderr: /the output could not be written: ENOSPC/ })
 })

@@ -73,6 +73,11 @@ async function parseAndRun(argv: readonly string[], table: readonly CommandSpec[
       command.addOption(option)
     }
     if (spec.passThrough) command.passThroughOptions()
+    const usage = `tutti ${spec.name} ${command.usage()}`.replace(
+      '[options] ',
+      spec.options?.length ? '[options] ' : '',
+    )
+    command.showHelpAfterError(`  ${usage}\n  "tutti help ${spec.name}" says what these are`)
     command.action(async (...given: unknown[]) => {
       const { run } = await spec.load()
       const args = given
@@ -111,17 +116,50 @@ function unknownCommand(words: readonly string[], table: readonly CommandSpec[])
   const [first = '', second] = words
   if (first.startsWith('-')) return undefined
   const tops = [...new Set([...table.map(({ name }) => name.split(' ')[0] ?? ''), 'help', 'version'])]
-  if (!tops.includes(first)) return `there is no command "${first}"${meant(first, tops)}`
+  if (!tops.includes(first)) return `there is no command "${first}"${meant(first, tops, '')}`
   if (groups[first] === undefined || second === undefined || second.startsWith('-') || second === 'help')
     return undefined
   const inGroup = table.map(({ name }) => name.split(' ')).filter(([top, sub]) => top === first && sub !== undefined)
   const subs = inGroup.map(([, sub]) => sub ?? '')
-  return subs.includes(second) ? undefined : `there is no command "${first} ${second}"${meant(second, subs)}`
+  return subs.includes(second)
+    ? undefined
+    : `there is no command "${first} ${second}"${meant(second, subs, ` ${first}`)}`
 }
 
-function meant(word: string, known: readonly string[]): string {
-  const near = closest(word, known)
-  return near === undefined ? '; "tutti help" lists them' : `; did you mean "${near}"?`
+function meant(word: string, known: readonly string[], group: string): string {
+  const near = habits[word]?.find((habit) => known.includes(habit)) ?? closest(word, known)
+  return near === undefined ? `; "tutti help${group}" lists them` : `; did you mean "${near}"?`
+}
+
+/** What other programs call it. */
+const habits: Readonly<Record<string, readonly string[]>> = {
+  ls: ['list', 'ps'],
+  rm: ['kill', 'delete', 'remove', 'stop'],
+  delete: ['kill', 'remove', 'stop'],
+  remove: ['kill', 'delete', 'stop'],
+  destroy: ['kill', 'delete', 'remove', 'stop'],
+  stop: ['kill'],
+  run: ['create'],
+  new: ['create'],
+  start: ['create', 'run'],
+  up: ['run'],
+  apply: ['run'],
+  show: ['info', 'inspect', 'status'],
+  get: ['info', 'list', 'status'],
+  inspect: ['info', 'status'],
+  describe: ['info', 'status'],
+  stats: ['metrics'],
+  top: ['metrics'],
+  copy: ['cp'],
+  ssh: ['exec'],
+  shell: ['exec'],
+  connect: ['exec', 'attach'],
+  suspend: ['pause'],
+  unpause: ['resume'],
+  clone: ['fork'],
+  commit: ['snapshot'],
+  umount: ['unmount'],
+  prune: ['gc'],
 }
 
 /** Its own errors begin like ours. */

@@ -20,12 +20,19 @@ export async function reportFailure(cli: Cli, error: unknown): Promise<number> {
   if (cli.signal.aborted) return exitCodes.interrupted
   const isFault = error instanceof Fault
   const message = isFault
-    ? sentence(error)
+    ? asTyped(sentence(error))
     : `this is a mistake in Tutti itself: ${error instanceof Error ? error.message : String(error)}`
   cli.stderr.write(`${paint(cli.stderr, 'bad', 'tutti:')} ${message}\n`)
   if (isFault) await sayPlaces(cli, error, message)
   if (!isFault && cli.env.TUTTI_DEBUG && error instanceof Error) cli.stderr.write(`${error.stack}\n`)
   return isFault ? exitCodeOf(error) : exitCodes.failed
+}
+
+/** Nobody who types knows of a body: the API's words for what is wrong with a request, without where it was. */
+function asTyped(message: string): string {
+  return message.replace(/^("[\w.-]+") in the (?:body|query): (?:it )?(?="|must )/, (_all, name: string) =>
+    message.startsWith('"', message.indexOf(': ') + 2) ? '' : `${name} `,
+  )
 }
 
 /** Every single mistake, with the line it is in where that is known. */

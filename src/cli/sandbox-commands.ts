@@ -25,7 +25,7 @@ export const sandboxCommands: readonly CommandSpec[] = [
     arguments: [['[template]', 'a template, with a tag if you like, or the id of a build (default base)']],
     options: [
       { flags: '-t, --template <template>', help: 'the same' },
-      { flags: '--name <name>', help: 'what to call it' },
+      { flags: '--name <name>', help: 'what to call it; no two at a time have the same' },
       { flags: '-m, --metadata <key=value>', help: 'to find it by', many: true },
       { flags: '-e, --env <key=value>', help: 'for every command in it; never shown, in no snapshot', many: true },
       { flags: '-u, --user <user>', help: 'who runs commands that name nobody' },
@@ -66,7 +66,7 @@ export const sandboxCommands: readonly CommandSpec[] = [
   {
     name: 'sandbox exec',
     summary: 'run a command in a sandbox',
-    arguments: [sandbox, ['[command...]', 'the command; a shell when there is a terminal']],
+    arguments: [sandbox, ['[command...]', 'the command; with -t by default a shell']],
     options: [
       { flags: '-i, --interactive', help: 'pass standard input on' },
       { flags: '-t, --tty', help: 'give the command a terminal' },

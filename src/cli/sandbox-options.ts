@@ -11,6 +11,7 @@ import { progress } from './output/progress.ts'
 export function timeoutOf(text: string): number | null {
   if (text === 'never') return null
   const ms = parseDuration(text)
+  if (ms !== undefined && ms < 1000) throw new Fault('invalid', `a sandbox runs for at least 1s, not "${text}"`)
   if (ms !== undefined) return ms
   throw new Fault('invalid', `"${text}" is not a duration such as 90s or 1h30m, nor "never"`)
 }

@@ -44,7 +44,7 @@ test('a sandbox is made, used and ended, and its exit codes are ours', async () 
   )
   assert.equal(await at.run('sandbox', 'list', '-m', 'team=y', '-o', 'name'), '')
   assert.match(await at.run('sandbox', 'list', '-m', 'team=y'), /^No sandbox is like that/)
-  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /"phase" in the query: it must be one of/)
+  assert.match((await at.shell.run('sandbox', 'list', '--phase', 'x')).err, /tutti: "phase" must be one of/)
   assert.match(await at.run('sandbox', 'info', id.slice(0, 6)), /egress +deny[\s\S]*was created by all from "base"/)
   assert.match(await at.run('sandbox', 'metrics', id), /memory +64 MiB of 256 MiB/)
   assert.match(await at.run('sandbox', 'logs', id), /Linux version/)
@@ -98,15 +98,28 @@ test('a command goes on by itself, and is listed, joined and ended', async () =>
 test('forks of which only some come to be are told, with a code', async () => {
   await using at = await open()
   const id = (await at.run('sandbox', 'create')).trim()
-  assert.match(
-    (await at.shell.run('sandbox', 'fork', id, '-n', '0')).err,
-    /"count" in the body: it must be at least 1\n/,
-  )
+  assert.match((await at.shell.run('sandbox', 'fork', id, '-n', '0')).err, /tutti: "count" must be at least 1\n/)
   at.node.forkFault = (child) => (child === 0 ? 'no memory is free' : undefined)
   const { code, out, err } = await at.shell.run('sandbox', 'fork', id, '-n', '2')
   assert.equal(code, 1)
   assert.equal(out.trim().split('\n').length, 1)
   assert.match(err, /1 of 2 forks could not be made: no memory is free/)
+})
+
+test('a name is one sandbox’s at a time, and leads to the last that had it when all are over', async () => {
+  await using at = await open()
+  const first = await at.run('sandbox', 'create', '--name', 'box')
+  const again = await at.shell.run('sandbox', 'create', '--name', 'box')
+  assert.equal(again.code, 6)
+  assert.match(
+    again.err,
+    /there is a sandbox "box" already, [0-9a-z]{16}, which is running; kill it, or choose another/,
+  )
+  await at.run('sandbox', 'kill', 'box')
+  assert.match(await at.run('sandbox', 'info', 'box'), new RegExp(`${first.trim()}[^]*killed`))
+  assert.match((await at.shell.run('sandbox', 'exec', 'box', 'true')).err, new RegExp(`sandbox ${first.trim()} `))
+  const next = await at.run('sandbox', 'create', '--name', 'box')
+  assert.match(await at.run('sandbox', 'info', 'box'), new RegExp(next.trim()))
 })
 
 test('files and directories are copied both ways', async () => {
@@ -128,8 +141,12 @@ test('files and directories are copied both ways', async () => {
   assert.equal(await at.run('sandbox', 'cp', 'box:/srv/in', '-'), 'from stdin')
   for (const [argv, expected] of [
     [['box:/nothing', to], /nothing at "\/nothing"/],
-    [[join(from, 'none'), 'box:/x'], /cannot read .*none: ENOENT/],
+    [[join(from, 'none'), 'box:/x'], /cannot read .*none here: there is no such file or directory\n$/],
+    [['box:/srv/in', join(at.directory, 'none', 'in')], /cannot write .*none\/in here: there is no such file or dir/],
+    [['box:/srv', join(from, 'run.sh')], /cannot make .*run.sh here: it is no directory\n$/],
     [['a', 'b'], /one of the two must be in a sandbox/],
+    [['box:/a', 'box:/b'], /only one of the two may be in a sandbox/],
+    [[from, 'box:'], /say where in the sandbox, from its root, such as box:\/tmp\//],
   ] as [string[], RegExp][])
     assert.match((await at.shell.run('sandbox', 'cp', ...argv)).err, expected)
 })
@@ -211,6 +228,24 @@ test('a template is built from a file, an image or another template, and says wh
   assert.equal((await at.shell.run('sandbox', 'create', 'web')).code, 3)
 })
 
+test('Ctrl-C lets go of a build, and says how to follow it and how to call it off', async () => {
+  await using at = await open()
+  at.node.buildScript = (say) => {
+    say({ log: { at: 1, level: 'info', step: 1, message: 'RUN true' } })
+    return new Promise(() => {})
+  }
+  const running = at.shell.run('template', 'build', '--image', 'debian:12', '--name', 'slow')
+  at.shell.cli.stderr.on('data', (bytes: Buffer) => {
+    if (String(bytes).includes('RUN true')) at.shell.interrupt()
+  })
+  const { code, err } = await running
+  assert.equal(code, 130)
+  assert.match(
+    err,
+    /the build goes on: "tutti template logs -f ([0-9a-z]{16})" follows it, .* delete \1" calls it off\n/,
+  )
+})
+
 test('the password of a registry comes from a file, standard input or the environment', async () => {
   await using at = await open()
   const seen: unknown[] = []
@@ -265,13 +300,24 @@ test('what is wrong with a command for sandboxes is told before anything is aske
   await using shell = await testCli({ answers: {} })
   const cases: [string[], RegExp][] = [
     [['sandbox', 'creat'], /did you mean "create"/],
+    [['sandbox', 'ls'], /did you mean "list"/],
+    [['sandbox', 'rm', 'x'], /did you mean "kill"/],
+    [['template', 'rm', 'x'], /did you mean "delete"/],
+    [['sandbox', 'frobnicate'], /"tutti help sandbox" lists them/],
+    [['sandbox', 'ps'], /missing required argument 'sandbox'\n {2}tutti sandbox ps \[options\] <sandbox>\n/],
     [['sandbox', 'exec', 'x'], /exec needs a command/],
+    [['sandbox', 'exec', 'x', '-u', 'ada', 'id'], /options go before it: tutti sandbox exec -u … x -- COMMAND/],
+    [['sandbox', 'create', '--timeout', '0s'], /a sandbox runs for at least 1s, not "0s"/],
     [['sandbox', 'create', '--timeout', 'soon'], /"soon" is not a duration/],
     [['sandbox', 'create', '--egress', 'allow', '--allow', '1.1.1.1'], /either "allow", or what --allow lists/],
     [['sandbox', 'url', 'x', '99999'], /is not a port/],
     [['sandbox', 'port-forward', 'x', 'http'], /neither PORT nor LOCAL:PORT/],
     [['sandbox', 'kill'], /say which sandboxes, or --all/],
     [['template', 'build'], /say what to build/],
+    [
+      ['template', 'build', '--image', 'x', '--name', 'x', '--disk', '50MiB'],
+      /--disk must be between 64 MiB and 16 TiB/,
+    ],
     [['template', 'build', '/no/such/file'], /there is no such file/],
     [['template', 'tag', 'x', 'y'], /"y" is not NAME:TAG/],
   ]

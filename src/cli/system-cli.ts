@@ -17,9 +17,12 @@ export function openCli(): Cli {
   process.on('SIGINT', onSignal)
   process.on('SIGTERM', onSignal)
   for (const stream of [process.stdout, process.stderr]) {
-    // Whoever reads our output has had enough: end quietly, as other tools do.
     stream.on('error', (error: NodeJS.ErrnoException) => {
+      // Whoever reads our output has had enough: end quietly, as other tools do.
       if (error.code === 'EPIPE') process.exit(exitCodes.ok)
+      // A result that is not whole, as where it goes to a file on a full disk, must not look like one.
+      if (stream === process.stdout) process.stderr.write(`tutti: the output could not be written: ${error.message}\n`)
+      process.exit(exitCodes.failed)
     })
   }
   const home = findHome()

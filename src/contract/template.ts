@@ -41,12 +41,12 @@ const Recipe = z
     cpus: z.int().min(1).max(64).optional(),
     memoryMiB: z
       .int()
-      .min(32)
+      .min(64)
       .max(2 ** 20)
       .optional(),
     diskMiB: z
       .int()
-      .min(16)
+      .min(64)
       .max(2 ** 24)
       .optional(),
   })

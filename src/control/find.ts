@@ -43,7 +43,7 @@ export function findAllocation(view: View, id: string): Allocation {
   return unique(found, id, 'allocation')
 }
 
-/** By id, its beginning, or the name of one that is not over. */
+/** By id, its beginning, or its name: that of one that is not over, or else of the last that is. */
 export function findSandbox(view: View, reference: string): Sandbox {
   const exact = view.get('sandboxes', reference)
   if (exact) return exact
@@ -51,6 +51,11 @@ export function findSandbox(view: View, reference: string): Sandbox {
   if (named.length > 0) return unique(named, reference, 'sandbox')
   const found: Sandbox[] = []
   if (reference.length >= 4) for (const row of view.all('sandboxes')) if (row.id.startsWith(reference)) found.push(row)
+  if (found.length === 0) {
+    // Who asks for one that is over by its name is to hear what became of it.
+    const over = [...view.all('sandboxes')].filter(({ name }) => name === reference)
+    found.push(...over.sort((one, other) => other.createdAt - one.createdAt).slice(0, 1))
+  }
   return unique(found, reference, 'sandbox')
 }
 

@@ -1,9 +1,10 @@
 import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
+import { finished, pipeline } from 'node:stream/promises'
 import type { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import { Fault } from '../../model/fault.ts'
+import { faultLine } from '../../wire/answer.ts'
 import type { StreamService } from '../../wire/link.ts'
 import type {
   SandboxAttachStream,
@@ -122,12 +123,17 @@ async function file(
     ...(mode === undefined ? {} : { mode }),
     ...(user === undefined ? {} : { user }),
   })
-  await pipeline(stream, into, { signal, end: true }).catch((error: unknown) => {
+  try {
+    // A pipeline would break the stream off, on which it is still to be said what went wrong.
+    stream.pipe(into)
+    await finished(into, { signal })
+    await into.written
+    stream.end(`${JSON.stringify({ ok: true })}\n`)
+  } catch (error) {
     into.destroy()
-    throw error
-  })
-  await into.written
-  stream.end(`${JSON.stringify({ ok: true })}\n`)
+    if (stream.destroyed) throw error
+    stream.end(faultLine(error))
+  }
 }
 
 async function forward(

@@ -13,10 +13,13 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const job = args[0]
   const node = textOption(options, 'node')
   const nodeId = node === undefined ? undefined : (await client.getNode({ node }, { signal })).node.id
+  const word = textOption(options, 'sandbox')
+  const sandbox = word === undefined ? undefined : (await client.getSandbox({ sandbox: word }, { signal })).sandbox.id
   const { events, index } = await client.listEvents(
     {
       ...(job === undefined ? {} : { job }),
       ...(nodeId === undefined ? {} : { node: nodeId }),
+      ...(sandbox === undefined ? {} : { sandbox }),
       limit: countOption(options, 'limit') ?? 50,
     },
     { signal },
@@ -27,7 +30,8 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
       names: () => events.map(({ id }) => id),
       table: () => events.map((event) => line(cli, event)).join(''),
     })
-    if (events.length === 0) cli.stderr.write(`no events${job === undefined ? '' : ` of "${job}"`} are kept\n`)
+    const asked = job ?? word
+    if (events.length === 0) cli.stderr.write(`no events${asked === undefined ? '' : ` of "${asked}"`} are kept\n`)
     return undefined
   }
   const show = (event: Event) =>
@@ -38,15 +42,18 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   for await (const change of follow) {
     if (change.type !== 'change' || change.table !== 'events' || change.row === null || seen.has(change.key)) continue
     if (nodeId !== undefined && change.row.node !== nodeId) continue
+    if (sandbox !== undefined && change.row.sandbox !== sandbox) continue
     seen.add(change.key)
     show(change.row)
   }
   return undefined
 }
 
-function line(cli: Cli, { at, level, kind, message, job, allocation }: Event): string {
+function line(cli: Cli, { at, level, kind, message, job, allocation, sandbox }: Event): string {
   const out = cli.stdout
   const tone = level === 'error' ? 'bad' : level === 'warning' ? 'busy' : 'plain'
-  const subject = [job, allocation].filter((part) => part !== undefined).join(' ')
+  // What is said of a sandbox mostly names it.
+  const whose = sandbox !== undefined && message.includes(sandbox) ? undefined : sandbox
+  const subject = [job, allocation, whose].filter((part) => part !== undefined).join(' ')
   return `${paint(out, 'faint', moment(at))}  ${paint(out, tone, kind.padEnd(24))}  ${oneLine(subject ? `${subject}: ${message}` : message)}\n`
 }

@@ -1,5 +1,4 @@
-import { createReadStream, createWriteStream } from 'node:fs'
-import { chmod, lstat, mkdir, readdir, stat } from 'node:fs/promises'
+import { lstat, mkdir, open, readdir, stat } from 'node:fs/promises'
 import { basename, join, posix } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { Sandbox } from '../../client/sandbox.ts'
@@ -18,8 +17,13 @@ const width = 8
  */
 export async function run(cli: Cli, { args, options }: Given): Promise<undefined> {
   const [source, target] = [readPlace(args[0] ?? ''), readPlace(args[1] ?? '')]
-  if ((source.sandbox === undefined) === (target.sandbox === undefined))
+  if (source.sandbox === undefined && target.sandbox === undefined)
     throw new Fault('invalid', 'one of the two must be in a sandbox, written SANDBOX:PATH')
+  if (source.sandbox !== undefined && target.sandbox !== undefined)
+    throw new Fault('invalid', 'only one of the two may be in a sandbox; copy here first, and from here into the other')
+  for (const { sandbox, path } of [source, target])
+    if (sandbox !== undefined && !path.startsWith('/'))
+      throw new Fault('invalid', `say where in the sandbox, from its root, such as ${sandbox}:/tmp/${path}`)
   await using client = await cli.client(textOption(options, 'context'))
   const word = source.sandbox ?? target.sandbox ?? ''
   const { sandbox: found } = await client.getSandbox({ sandbox: word }, { signal: cli.signal })
@@ -42,7 +46,7 @@ interface Copy {
 function readPlace(text: string): { sandbox?: string; path: string } {
   const [, sandbox, path] = /^([a-z0-9][a-z0-9-]{0,62}):(.*)$/s.exec(text) ?? []
   if (sandbox === undefined) return { path: text }
-  return { sandbox, path: path === '' || path === undefined ? '.' : path }
+  return { sandbox, path: path ?? '' }
 }
 
 async function copyIn(copy: Copy, from: string, to: string): Promise<void> {
@@ -55,18 +59,17 @@ async function copyIn(copy: Copy, from: string, to: string): Promise<void> {
 
 async function treeIn(copy: Copy, from: string, to: string, owner: { user?: string }): Promise<void> {
   const { cli, sandbox, shown } = copy
-  const here = await stat(from).catch((error: NodeJS.ErrnoException) => {
-    throw new Fault('not_found', `cannot read ${from}: ${error.code ?? error.message}`)
-  })
+  const here = await ours('read', from, () => stat(from))
   if (here.isDirectory()) {
     await sandbox.files.makeDirectory(to)
-    const names = await readdir(from)
+    const names = await ours('read', from, () => readdir(from))
     await inTurns(names, (name) => treeIn(copy, join(from, name), posix.join(to, name), owner))
   } else if (here.isFile()) {
     copy.files += 1
     shown.show(`${copy.files}: ${to}`)
     const mode = here.mode & 0o7777
-    await sandbox.files.write(to, createReadStream(from), { mode, ...owner, signal: cli.signal })
+    await using file = await ours('read', from, () => open(from))
+    await sandbox.files.write(to, file.createReadStream({ autoClose: false }), { mode, ...owner, signal: cli.signal })
   } else shown.say(`${from} is neither a file nor a directory and is left out`, 'busy')
 }
 
@@ -88,15 +91,43 @@ async function copyOut(copy: Copy, from: string, to: string): Promise<void> {
 async function treeOut(copy: Copy, from: string, to: string, entry: FileEntry): Promise<void> {
   const { cli, sandbox, shown } = copy
   if (entry.type === 'directory') {
-    await mkdir(to, { recursive: true })
+    await ours('make', to, () => mkdir(to, { recursive: true }))
     const entries = await sandbox.files.list(from)
     await inTurns(entries, (each) => treeOut(copy, posix.join(from, safe(each.name)), join(to, safe(each.name)), each))
   } else if (entry.type === 'file') {
     copy.files += 1
     shown.show(`${copy.files}: ${to}`)
-    await pipeline(await sandbox.files.stream(from, { signal: cli.signal }), createWriteStream(to))
-    await chmod(to, entry.mode & 0o777)
+    await using file = await ours('write', to, () => open(to, 'w'))
+    const bytes = await sandbox.files.stream(from, { signal: cli.signal })
+    await pipeline(bytes, async (chunks) => {
+      for await (const chunk of chunks) await ours('write', to, () => file.writeFile(chunk))
+    })
+    await ours('write', to, () => file.chmod(entry.mode & 0o777))
   } else shown.say(`${from} is neither a file nor a directory and is left out`, 'busy')
+}
+
+/** What this machine refuses is nobody's bug. */
+async function ours<T>(verb: string, path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    const { code = '', message } = error as NodeJS.ErrnoException
+    if (code === '') throw error
+    throw new Fault(
+      code === 'ENOENT' ? 'not_found' : 'conflict',
+      `cannot ${verb} ${path} here: ${reasons[code] ?? message}`,
+    )
+  }
+}
+
+const reasons: Record<string, string> = {
+  ENOENT: 'there is no such file or directory',
+  EACCES: 'it is not allowed',
+  EISDIR: 'it is a directory',
+  ENOTDIR: 'a part of the path is no directory',
+  EEXIST: 'it is no directory',
+  ENOSPC: 'the disk is full',
+  EROFS: 'the disk cannot be written to',
 }
 
 /** What a sandbox calls its files is not ours to trust: a name must not lead elsewhere. */

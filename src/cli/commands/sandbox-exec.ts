@@ -10,9 +10,18 @@ export async function run(cli: Cli, { args, options, rest }: Given): Promise<num
   const detached = flagOption(options, 'detach')
   const command = [...words, ...rest]
   if (command.length === 0) {
-    if (!terminal) throw new Fault('invalid', 'exec needs a command: tutti sandbox exec SANDBOX -- COMMAND')
+    if (!terminal)
+      throw new Fault(
+        'invalid',
+        'exec needs a command: tutti sandbox exec SANDBOX -- COMMAND; with -it a shell will do',
+      )
     command.push('/bin/sh')
   }
+  if (words[0]?.startsWith('-'))
+    throw new Fault(
+      'invalid',
+      `"${words[0]}" comes after the sandbox, where the command begins; options go before it: tutti sandbox exec ${words[0]} … ${sandbox} -- COMMAND`,
+    )
   if (terminal && !detached && !cli.stdin.isTTY)
     throw new Fault('invalid', '-t needs a terminal, and standard input is none; leave it out')
   await using client = await cli.client(textOption(options, 'context'))

@@ -1,6 +1,6 @@
+import { formatDuration } from '../../model/quantity.ts'
 import type { Cli, Given } from '../cli.ts'
 import { textOption } from '../options.ts'
-import { age } from '../output/text.ts'
 import { timeoutOf } from '../sandbox-options.ts'
 
 const ends = { kill: 'killed', pause: 'paused' }
@@ -14,9 +14,9 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   const body = { timeoutMs, ...(onTimeout === undefined ? {} : { onTimeout }) }
   const { sandbox } = await client.setSandboxTimeout({ sandbox: word, body }, { signal: cli.signal })
   const words =
-    sandbox.expiresAt === null
+    timeoutMs === null
       ? 'has no time limit now'
-      : `may run for ${age(sandbox.expiresAt, cli.clock.now())} from now on; then it is ${ends[sandbox.onTimeout]}`
+      : `may run for ${formatDuration(timeoutMs)} from now on; then it is ${ends[sandbox.onTimeout]}`
   cli.stdout.write(`sandbox ${sandbox.id} ${words}\n`)
   return undefined
 }

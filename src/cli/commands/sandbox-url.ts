@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { Fault } from '../../model/fault.ts'
 import type { Cli, Given } from '../cli.ts'
 import { chooseContext } from '../contexts.ts'
@@ -18,14 +19,15 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
     cli.stderr.write('whoever has this address has your token; a browser keeps it as a cookie\n')
     return undefined
   }
-  const { host } = new URL(client.url)
+  const { host, hostname } = new URL(client.url)
   cli.stdout.write(`${url}\n`)
   cli.stderr.write(
-    [
-      'It wants a token that may connect: "Authorization: Bearer TOKEN", "?tutti-token=TOKEN" once, or the cookie tutti-token.',
-      `Where names below the control plane lead to it, "https://${port}-${found.id}.${host}/" is the same.`,
-      '',
-    ].join('\n'),
+    'It wants a token that may connect: "Authorization: Bearer TOKEN", "?tutti-token=TOKEN" once, or the cookie tutti-token.\n',
   )
+  // There are no names below an address.
+  if (isIP(hostname.replace(/^\[|\]$/g, '')) === 0)
+    cli.stderr.write(
+      `Where names below the control plane lead to it, "https://${port}-${found.id}.${host}/" is the same.\n`,
+    )
   return undefined
 }

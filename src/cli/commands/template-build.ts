@@ -51,11 +51,22 @@ export async function run(cli: Cli, { args, options }: Given): Promise<undefined
   }
   using shown = progress(cli, { quiet: true })
   const started = cli.clock.monotonic()
+  const sayItGoesOn =
+    ({ id }: { id: string }) =>
+    () => {
+      shown[Symbol.dispose]()
+      cli.stderr.write(
+        `the build goes on: "tutti template logs -f ${id}" follows it, "tutti template delete ${id}" calls it off\n`,
+      )
+    }
   const build = await tuttiOf(client).templates.build(template, {
     ...body,
     context: context?.stream,
     signal,
-    onBegin: ({ id }) => shown.show(`building "${template}" as ${id}…`),
+    onBegin: (begun) => {
+      shown.show(`building "${template}" as ${begun.id}…`)
+      signal.addEventListener('abort', sayItGoesOn(begun), { once: true })
+    },
     onLog: (line) => {
       shown[Symbol.dispose]()
       // It is said again as what the command failed of.
@@ -145,8 +156,8 @@ function nameOf({ name }: ReadTemplate, given: string | undefined, options: Opti
 
 function withOptions(recipe: Recipe, options: Options): Recipe {
   const cpus = countOption(options, 'cpus')
-  const memoryMiB = mebibytes(options, 'memory')
-  const diskMiB = mebibytes(options, 'disk')
+  const memoryMiB = mebibytes(options, 'memory', { most: '1 TiB' })
+  const diskMiB = mebibytes(options, 'disk', { most: '16 TiB' })
   const from = textOption(options, 'from')
   const buildArgs = readPairs('--build-arg', textsOption(options, 'buildArg'))
   return {
@@ -160,10 +171,12 @@ function withOptions(recipe: Recipe, options: Options): Recipe {
   }
 }
 
-function mebibytes(options: Options, name: string): number | undefined {
+function mebibytes(options: Options, name: string, { most }: { most: string }): number | undefined {
   const text = textOption(options, name)
   if (text === undefined) return undefined
   const bytes = parseSize(text)
+  if (bytes !== undefined && (bytes < 64 * MiB || bytes > (parseSize(most) ?? 0)))
+    throw new Fault('invalid', `--${name} must be between 64 MiB and ${most}, not "${text}"`)
   if (bytes !== undefined) return Math.ceil(bytes / MiB)
   throw new Fault('invalid', `--${name} needs a size such as 512MiB, not "${text}"`)
 }

@@ -162,6 +162,12 @@ function putNew(tx: Tx, { id, place, from, wanted, asked }: Begun): Sandbox {
   if (tx.get('builds', from.build.id)?.status !== 'ready') throw goneBuild(from.build.id)
   const refusal = fit(node, usedOf(tx, place.id), askOfSandbox(row))
   if (refusal) throw new Fault('exhausted', `node "${place.name}" ${refusal.words[0]} by now; try again`)
+  const [other] = wanted.name === undefined ? [] : tx.by('sandboxesByName', wanted.name)
+  if (other)
+    throw new Fault(
+      'conflict',
+      `there is a sandbox "${wanted.name}" already, ${other.id}, which is ${other.phase}; kill it, or choose another name`,
+    )
   tx.put('sandboxes', row)
   putEnvironment(tx, id, wanted.env)
   addAudit(tx, { by: asked.by, action: 'sandbox.create', subject: id })

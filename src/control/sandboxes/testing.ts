@@ -15,6 +15,7 @@ import { type Build, isOver, type SandboxPhase, type SandboxSpec } from '../../m
 import type { Engine } from '../../store/engine.ts'
 import { openStore } from '../../store/log-store.ts'
 import { MemoryEngine } from '../../store/memory/memory-engine.ts'
+import { faultLine } from '../../wire/answer.ts'
 import { encodeFrame, FrameDecoder, frame } from '../../wire/frames.ts'
 import type { ControlLink, StreamService } from '../../wire/link.ts'
 import { type MemoryNetwork, memoryNetwork } from '../../wire/memory-link.ts'
@@ -347,6 +348,11 @@ export class FakeNode {
         if (!bytes) throw new Fault('not_found', `there is no file "${request.path}"`)
         const from = request.offset ?? 0
         stream.end(bytes.subarray(from, request.length === undefined ? undefined : from + request.length))
+        return
+      }
+      if (request.path.startsWith('/full/')) {
+        await once(stream, 'data')
+        stream.end(faultLine(new Fault('exhausted', `cannot write "${request.path}": no space left on device`)))
         return
       }
       const bytes = await buffer(stream)

@@ -186,7 +186,10 @@ class Qemu implements Vmm {
   }
 
   async #start({ command, network, ...options }: StartOptions): Promise<QemuProcess> {
-    const lodging = await this.#lodgingFor(command.kind, network)
+    const found = await this.#lodgingFor(command.kind, network)
+    const isPrivate = command.memory === 'later' || !command.memory.shared
+    const imageBytes = isPrivate ? options.machine.memoryMiB * 2 ** 20 : 0
+    const lodging = found && { ...found, overheadBytes: found.overheadBytes + imageBytes }
     const namespace = namespaceOf(network)
     return startProcess({
       ...options,
@@ -264,7 +267,11 @@ type StartOptions = Omit<Parameters<typeof startProcess>[0], 'clock' | 'command'
   network: NetworkBackend | undefined
 }
 
-/** Beside the guest's memory: what was translated (at most 128 MiB), the program, tables of pages, requests under way. */
+/**
+ * Beside the guest's memory: what was translated (at most 128 MiB), the program, tables of pages, requests under way. The
+ * image of a memory counts once more: when the first machine of a build touches a page that the image has none of, the
+ * kernel makes it in the image, on account of that machine, and then a copy.
+ */
 const emulatedBytes = 256 * 2 ** 20
 const virtualizedBytes = 128 * 2 ** 20
 
