@@ -53,17 +53,27 @@ export async function recordPrefetch(parts: BuildParts, options: PrefetchOptions
   })
   stack.use(vm)
   stack.defer(() => vm.kill())
+  const touched = new Set<number>()
+  /** Chunks in the order of the first look at which they had been touched. */
+  const look = async () => {
+    const { path, size } = memory
+    const { chunks } = await blocks.ask('touched', { pid: vm.pid, path, size }, { signal })
+    for (const chunk of chunks) touched.add(chunk)
+  }
+  await look()
   await vm.resume()
   const channel = await parts.connect(vm.channel, { token, signal })
   stack.use(channel)
+  await look()
   await identify(parts, channel, undefined, signal)
   await channel.thaw({ signal })
+  await look()
   await runCommand(channel, { command: command ?? ':', surroundings, signal }).catch((error: unknown) => {
     // An image of one program may have no shell; that its agent says so is an answer.
     if (command !== undefined || !isMissing(error)) throw error
   })
   await vm.stop()
-  const { chunks } = await blocks.ask('touched', { pid: vm.pid, path: memory.path, size: memory.size }, { signal })
+  await look()
   const read = await blocks.ask('touchedDisk', { name }, { signal })
-  return { prefetch: chunks, prefetchDisk: read.chunks }
+  return { prefetch: [...touched], prefetchDisk: read.chunks }
 }

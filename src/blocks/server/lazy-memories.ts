@@ -35,7 +35,7 @@ export interface LazyMemoriesOptions {
   /** What a clone reads of its disk is for when it has what it needs of its memory. */
   prefetchDisk: (build: BuildId, options: { signal: AbortSignal }) => Promise<void>
   /** Lets the system read ranges of the file before somebody who has it mapped asks for them page by page. */
-  bringNear: (path: string, ranges: readonly ByteRange[]) => Promise<unknown>
+  bringNear: (path: string, ranges: readonly ByteRange[], options: { isLast: boolean }) => Promise<unknown>
   /** Whether they are completed in the background. */
   backgroundFill: boolean
 }
@@ -117,18 +117,18 @@ export class LazyMemories {
     const { bringNear } = this.#options
     const { signal } = this.#end
     const first = prefetch.filter((chunk) => chunk < filler.chunks)
+    const near = async (part: readonly number[], isLast: boolean) =>
+      bringNear((await mounting).path, rangesOf(part, held.image.chunkBytes), { isLast })
     // While one part of the list is put in place the next is on its way.
-    let placed = Promise.resolve()
+    let placed: Promise<unknown> = Promise.resolve()
     for (let at = 0; at < first.length; at += prefetchTogether) {
       const part = first.slice(at, at + prefetchTogether)
       await reader.prefetch(part, { signal })
-      placed = placed.then(async () => {
-        await filler.fillList(part, { signal })
-        await bringNear((await mounting).path, rangesOf(part, held.image.chunkBytes))
-      })
+      placed = placed.then(() => filler.fillList(part, { signal })).then(() => near(part, false))
       placed.catch(() => {})
     }
-    await placed
+    // All of it once more: a VMM has opened the file meanwhile, and the system then forgets what it has of it.
+    await placed.finally(() => near(first, true))
     await this.#options.prefetchDisk(build, { signal })
     // One wait may take long where the store is slow.
     for (let seen = -1, rounds = 0; rounds < maximumRounds; rounds += 1) {
