@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { openObjects } from '../src/blocks/objects/open.ts'
 import { connectBlockServer } from '../src/blocks/server/client.ts'
 import { blockServerSocket } from '../src/blocks/server/start.ts'
@@ -13,6 +14,8 @@ import { type Figure, report } from './figures.ts'
  */
 const nodes = Number(process.argv[2] ?? 2)
 const memoryMiB = Number(process.argv[3] ?? 512)
+/** For what a node makes ahead. */
+const calmMs = 5000
 
 const figures: Figure[] = []
 {
@@ -41,6 +44,12 @@ const figures: Figure[] = []
     const [memory] = memories
     if (memory === undefined) throw new Error('it has no memory')
     const share = (memory.fetchedBytes / (memoryMiB * 2 ** 20)) * 100
+    // What goes on behind it on this node is not to be in the next one's way.
+    await world.cluster.until('all of the memory is here', async () => {
+      const { memories: now } = await server.ask('list', {}, { signal: AbortSignal.timeout(10_000) })
+      return now.every(({ fetchedBytes, bytes }) => fetchedBytes >= bytes)
+    })
+    await sleep(calmMs)
     figures.push({ what: `node ${round}: created`, reached: created, unit: 'ms' })
     figures.push({ what: `node ${round}: first output`, reached: answered, unit: 'ms', asked: 600 })
     figures.push({ what: `node ${round}: memory fetched before it`, reached: share, unit: '%', asked: 5 })
