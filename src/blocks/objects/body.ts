@@ -24,5 +24,6 @@ export async function tailInTwo(
 ): Promise<{ bytes: Buffer; size: number } | undefined> {
   const size = await objects.size(key)
   if (size === undefined) return undefined
-  return { bytes: await objects.get(key, { offset: Math.max(0, size - length) }), size }
+  const offset = Math.max(0, size - length)
+  return { bytes: await objects.get(key, { offset, length: size - offset }), size }
 }
