@@ -3,6 +3,7 @@ import { globSync, readFileSync } from 'node:fs'
 import { copyFile, cp, mkdir, open, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { footerBytes, packHead } from '../../src/blocks/pack.ts'
 import type { Sandbox } from '../../src/client/sandbox.ts'
 import { Fault } from '../../src/model/fault.ts'
 import { tracesOf } from '../fixtures/left.ts'
@@ -228,5 +229,7 @@ async function harmPack(path: string, harm: 'corrupt' | 'missing'): Promise<void
   if (harm === 'missing') return rm(path)
   await using file = await open(path, 'r+')
   const { size } = await file.stat()
-  await file.write(Buffer.alloc(Math.floor(size * 0.8), 0xa5), 0, undefined, 8)
+  const { buffer: footer } = await file.read(Buffer.alloc(footerBytes), 0, footerBytes, size - footerBytes)
+  const end = footer.readUInt32LE(32)
+  await file.write(Buffer.alloc(end - packHead.length, 0xa5), 0, undefined, packHead.length)
 }
