@@ -18,8 +18,6 @@ export interface Libc {
   growSendBuffer(fd: number, bytes: number): void
   /** Bytes of a file go to a socket without being copied; how many it took, or -1. */
   sendFile(socket: number, fd: number, offset: number, length: number): number
-  /** The system reads so much of a file into its memory now, and no more; nobody waits for it. */
-  willNeed(fd: number, offset: number, length: number): void
   /** Gives the range's bytes back to the file system; it reads as zeros. */
   punch(fd: number, offset: number, length: number): boolean
   /**
@@ -60,8 +58,6 @@ const allSeals = 1 | 2 | 4 | 8
 const sizeSeals = 2 | 4
 const seekData = 3
 const seekHole = 4
-/** https://man7.org/linux/man-pages/man2/posix_fadvise.2.html */
-const willNeed = 3
 const keepSize = 1
 const punchHole = 2
 const solSocket = 1
@@ -84,7 +80,6 @@ function load(): Libc | undefined {
       process_vm_writev: { arguments: ['int32', 'buffer', 'uint64', 'buffer', 'uint64', 'uint64'], return: 'int64' },
       setsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'uint32'], return: 'int32' },
       sendfile64: { arguments: ['int32', 'int32', 'buffer', 'uint64'], return: 'int64' },
-      posix_fadvise64: { arguments: ['int32', 'int64', 'int64', 'int32'], return: 'int32' },
       fallocate64: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
     })
     const seek = (fd: number, offset: number, whence: number) => Number(c.lseek64(fd, BigInt(offset), whence))
@@ -147,7 +142,6 @@ function load(): Libc | undefined {
         position[0] = BigInt(offset)
         return Number(c.sendfile64(socket, fd, positionBytes, BigInt(length)))
       },
-      willNeed: (fd, offset, length) => void c.posix_fadvise64(fd, BigInt(offset), BigInt(length), willNeed),
       punch: (fd, offset, length) => c.fallocate64(fd, keepSize | punchHole, BigInt(offset), BigInt(length)) === 0,
     }
   } catch {

@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../../kit/clock.ts'
 import { BuildId } from '../../model/ids.ts'
-import type { ByteRange } from '../memory/bring-near.ts'
 import type { DiskThreads } from './disk-threads.ts'
 import { canMountFuse, cleanUp, type FuseMount, findMount, mountFuse, mountPath } from './fuse-mount.ts'
 import type { HeldMemory, Memories } from './memories.ts'
@@ -34,8 +33,6 @@ export interface LazyMemoriesOptions {
   clock: Clock
   /** What a clone reads of its disk is for when it has what it needs of its memory. */
   prefetchDisk: (build: BuildId, options: { signal: AbortSignal }) => Promise<void>
-  /** Lets the system read ranges of the file before somebody who has it mapped asks for them page by page. */
-  bringNear: (path: string, ranges: readonly ByteRange[], options: { isLast: boolean }) => Promise<unknown>
   /** Whether they are completed in the background. */
   backgroundFill: boolean
 }
@@ -73,7 +70,7 @@ export class LazyMemories {
         continue
       }
       await this.#serve(held, own)
-      this.#fillBehind(held, Promise.resolve(mount))
+      this.#fillBehind(held)
       this.#open.set(build.data, Promise.resolve({ directory: own, mount, holders: new Set(holders) }))
     }
   }
@@ -112,23 +109,18 @@ export class LazyMemories {
   }
 
   /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
-  async #fill(held: HeldMemory, mounting: Promise<FuseMount>): Promise<void> {
-    const { build, filler, reader, prefetch, complete } = held
-    const { bringNear } = this.#options
+  async #fill({ build, filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
     const { signal } = this.#end
     const first = prefetch.filter((chunk) => chunk < filler.chunks)
-    const near = async (part: readonly number[], isLast: boolean) =>
-      bringNear((await mounting).path, rangesOf(part, held.image.chunkBytes), { isLast })
     // While one part of the list is put in place the next is on its way.
     let placed: Promise<unknown> = Promise.resolve()
     for (let at = 0; at < first.length; at += prefetchTogether) {
       const part = first.slice(at, at + prefetchTogether)
       await reader.prefetch(part, { signal })
-      placed = placed.then(() => filler.fillList(part, { signal })).then(() => near(part, false))
+      placed = placed.then(() => filler.fillList(part, { signal }))
       placed.catch(() => {})
     }
-    // All of it once more: a VMM has opened the file meanwhile, and the system then forgets what it has of it.
-    await placed.finally(() => near(first, true))
+    await placed
     await this.#options.prefetchDisk(build, { signal })
     // One wait may take long where the store is slow.
     for (let seen = -1, rounds = 0; rounds < maximumRounds; rounds += 1) {
@@ -148,9 +140,8 @@ export class LazyMemories {
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const socket = await this.#serve(held, directory)
     const { size } = held.image
-    const mounting = mountFuse({ directory, socket, size, clock: this.#options.clock })
-    this.#fillBehind(held, mounting)
-    const mount = await mounting
+    this.#fillBehind(held)
+    const mount = await mountFuse({ directory, socket, size, clock: this.#options.clock })
     return { directory, mount, holders: new Set() }
   }
 
@@ -162,20 +153,9 @@ export class LazyMemories {
     return socket
   }
 
-  #fillBehind(held: HeldMemory, mounting: Promise<FuseMount>): void {
-    if (this.#options.backgroundFill) this.#fill(held, mounting).catch(() => {}) // what is missing is fetched when touched
+  #fillBehind(held: HeldMemory): void {
+    if (this.#options.backgroundFill) this.#fill(held).catch(() => {}) // what is missing is fetched when touched
   }
-}
-
-function rangesOf(chunks: readonly number[], chunkBytes: number): ByteRange[] {
-  const ranges: ByteRange[] = []
-  for (const chunk of [...chunks].sort((a, b) => a - b)) {
-    const offset = chunk * chunkBytes
-    const last = ranges.at(-1)
-    if (last && last.offset + last.length === offset) last.length += chunkBytes
-    else ranges.push({ offset, length: chunkBytes })
-  }
-  return ranges
 }
 
 const prefix = 'memory-'

@@ -1,6 +1,5 @@
 import { parentPort } from 'node:worker_threads'
 import { type ApplyRequest, apply } from '../memory/apply.ts'
-import { BringNear, type ByteRange } from '../memory/bring-near.ts'
 import { type CaptureRequest, capture, touchedChunks } from '../memory/capture.ts'
 import { describeFault, type WorkerAnswer } from './call-worker.ts'
 
@@ -8,7 +7,6 @@ import { describeFault, type WorkerAnswer } from './call-worker.ts'
 export type MemoryRequest =
   | ({ kind: 'capture' } & CaptureRequest)
   | ({ kind: 'apply' } & ApplyRequest)
-  | { kind: 'bringNear'; path: string; ranges: readonly ByteRange[]; isLast: boolean }
   | {
       kind: 'touched'
       pid: number
@@ -29,18 +27,12 @@ port.on('message', ({ id, ...request }: MemoryRequest & { id: number }) => {
   }
 })
 
-const near = new BringNear()
-
 function carryOut(request: MemoryRequest): unknown {
   switch (request.kind) {
     case 'capture':
       return capture(request)
     case 'apply':
       return apply(request)
-    case 'bringNear':
-      near.bring(request.path, request.ranges)
-      if (request.isLast) near.done(request.path)
-      return undefined
     case 'touched':
       return touchedChunks(request.pid, request.path, request.names, request.size, request.chunkBytes)
   }

@@ -100,7 +100,6 @@ export async function serveBlocks(options: ServeBlocksOptions): Promise<AsyncDis
     memories,
     threads,
     clock,
-    bringNear: (path, ranges, { isLast }) => copier.call({ kind: 'bringNear', path, ranges, isLast }),
     prefetchDisk: (build, { signal }) => bases.prefetch(build, { signal }),
     backgroundFill: options.backgroundFill ?? true,
   })
