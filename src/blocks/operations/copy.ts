@@ -10,7 +10,7 @@ import { readManifest, writeReference } from '../store/builds.ts'
 import { inLanes } from '../store/chunk-reader.ts'
 import { condemnedPacks, readCondemned } from '../store/condemned.ts'
 import { lookUpBytes, takeTurns } from '../turns.ts'
-import { idsOf, imagesOf, openOf } from './images.ts'
+import { idsOf, type OpenImages, openImages } from './images.ts'
 import { bytesInPack, makePack, type PlacedChunk, splitIntoPacks } from './make-pack.ts'
 import { type BuildSource, entriesOf, readBuilds } from './source.ts'
 import { idsWantedFirst } from './wanted-first.ts'
@@ -23,7 +23,7 @@ export interface CopyReport {
   /** Their bytes as they are stored. */
   presentBytes: number
   copiedPacks: number
-  /** Packs that were made because the others held mostly what is not needed, or what is there already. */
+  /** Packs that were made: of what is wanted first, or since the others held mostly what is not needed, or is there already. */
   madePacks: number
   copiedBytes: number
 }
@@ -49,7 +49,8 @@ export async function copyBuild(
   { signal, reference, onProgress }: CopyOptions = {},
 ): Promise<CopyReport> {
   const manifest = await from.manifest(id)
-  const needed = await neededBy(from, manifest)
+  const images = await openImages(from, manifest)
+  const needed = await neededBy(from, manifest, images)
   const report: CopyReport = {
     chunks: needed.size,
     presentChunks: 0,
@@ -68,7 +69,7 @@ export async function copyBuild(
     report.copiedBytes += bytes.length
     onProgress?.(report.copiedBytes)
   }
-  const first = takeFirst(needed, await idsWantedFirst(from, manifest))
+  const first = takeFirst(needed, idsWantedFirst(manifest, images))
   const { whole, parts } = plan(needed, new Set(first.map(({ pack }) => pack)))
   const makeAndPut = async (part: readonly PlacedChunk[]): Promise<string> => {
     signal?.throwIfAborted()
@@ -111,12 +112,12 @@ function storedBytes(needed: ReadonlyMap<string, PlacedChunk>): number {
   return sum
 }
 
-async function neededBy(from: BuildSource, manifest: Manifest): Promise<Map<string, PlacedChunk>> {
+async function neededBy(from: BuildSource, manifest: Manifest, images: OpenImages): Promise<Map<string, PlacedChunk>> {
   const needed = new Map<string, PlacedChunk>()
   const among = new Set(manifest.packs)
   const mayGoOn = takeTurns()
-  for (const [, image] of imagesOf(manifest)) {
-    for (const { id } of idsOf(await openOf(from, manifest, image))) {
+  for (const reader of Object.values(images)) {
+    for (const { id } of idsOf(reader)) {
       await mayGoOn(lookUpBytes)
       const key = keyOf(id)
       if (needed.has(key)) continue

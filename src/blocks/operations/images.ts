@@ -17,6 +17,16 @@ export function openOf(source: Pick<BuildSource, 'open'>, manifest: Manifest, im
   return source.open(image, { packs: manifest.packs, build: manifest.id })
 }
 
+/** All images of a build, each with its map read. */
+export type OpenImages = { disk: ImageReader } & Partial<Record<ImageName, ImageReader>>
+
+export async function openImages(source: Pick<BuildSource, 'open'>, manifest: Manifest): Promise<OpenImages> {
+  const opened = await Promise.all(
+    imagesOf(manifest).map(async ([name, image]) => [name, await openOf(source, manifest, image)] as const),
+  )
+  return Object.fromEntries(opened) as OpenImages
+}
+
 /** Every id that an image needs: of its map pages, and of its chunks that are not zero. */
 export function* idsOf(reader: ImageReader): Iterable<{ id: Uint8Array; isPage: boolean }> {
   for (const hash of reader.image.pages) if (hash !== zeroHash) yield { id: fromHash(hash), isPage: true }

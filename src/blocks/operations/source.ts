@@ -6,12 +6,13 @@ import { isZeroId, keyOf, toHash } from '../hash.ts'
 import type { Manifest } from '../manifest.ts'
 import { packKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
-import { idAt, type PackIndex, type Place, placeAt, readPackIndex } from '../pack.ts'
+import { idAt, type PackIndex, type Place, placeAt } from '../pack.ts'
 import { noSuchBuild, readManifest } from '../store/builds.ts'
 import { makeChunkCache } from '../store/chunk-cache.ts'
 import { makeChunkIndex } from '../store/chunk-index.ts'
 import { inLanes } from '../store/chunk-reader.ts'
 import { openImage } from '../store/image-reader.ts'
+import { indexBytes, readPackEnd } from '../store/read-end.ts'
 
 /**
  * Builds read straight from an object store, without a directory, threads or a lock: for looking at them, checking and
@@ -43,9 +44,8 @@ export function readBuilds(
   const underWay = new Map<string, Promise<Buffer>>()
 
   const readIndex = async (name: string): Promise<PackIndex | undefined> => {
-    const size = await objects.size(packKey(name))
-    if (size === undefined) return undefined
-    const index = await readPackIndex(name, size, (offset, length) => objects.get(packKey(name), { offset, length }))
+    const index = (await readPackEnd(objects, name, indexBytes))?.index
+    if (index === undefined) return undefined
     chunks.add(packs.push(index) - 1, index.entries)
     return index
   }

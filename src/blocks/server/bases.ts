@@ -95,10 +95,7 @@ export class Bases {
   /** Brings near what a clone is known to read first, if the build's disk is open. */
   async prefetch(build: BuildId, options: { signal: AbortSignal }): Promise<void> {
     const held = await this.#held.get(build)
-    if (held === undefined) return
-    const first = held.prefetch.filter((chunk) => chunk < held.filler.chunks)
-    await held.reader.prefetch(first, options)
-    await held.filler.fillList(first, options)
+    await held?.filler.bring(held.prefetch, options)
   }
 
   async #open(build: BuildId): Promise<Held> {

@@ -8,6 +8,8 @@ const writeTo = promisify(write)
 
 /** So many chunks are on their way at once. */
 const parallel = 16
+/** Chunks of a list that are asked for at once. */
+const together = 256
 /** Bytes that are fetched ahead of somebody who reads one after the other. */
 const aheadBytes = 1024 * 1024
 /** Who asks for a little gets what lies around it as well. */
@@ -60,9 +62,20 @@ export class ImageFiller {
     await this.#fillAll(count, (index) => first + index, options)
   }
 
-  /** Chunks from anywhere, in this order. */
-  async fillList(chunks: readonly number[], options?: { signal?: AbortSignal }): Promise<void> {
-    await this.#fillAll(chunks.length, (index) => chunks[index] as number, options)
+  /**
+   * Chunks from anywhere, in this order, in as few requests as their places allow: while some are put in place the next are on
+   * their way. Numbers beyond the end of the image are left out.
+   */
+  async bring(chunks: readonly number[], options: { signal: AbortSignal }): Promise<void> {
+    const inside = chunks.filter((chunk) => chunk < this.chunks)
+    let placed = Promise.resolve()
+    for (let at = 0; at < inside.length; at += together) {
+      const part = inside.slice(at, at + together)
+      await this.#reader.prefetch(part, options)
+      placed = placed.then(() => this.#fillAll(part.length, (index) => part[index] as number, options))
+      placed.catch(() => {})
+    }
+    await placed
   }
 
   async #fillAll(count: number, chunkAt: (index: number) => number, options?: { signal?: AbortSignal }): Promise<void> {

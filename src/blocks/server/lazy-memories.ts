@@ -14,8 +14,6 @@ import type { HeldMemory, Memories } from './memories.ts'
  */
 const quietMs = 2000
 const maximumRounds = 15
-/** Chunks of a prefetch list that are asked for at once. */
-const prefetchTogether = 256
 
 /** Who has it, kept for the next block server: the mount outlives this one. */
 const LazyNote = z.strictObject({ holders: z.array(z.string().max(64)) })
@@ -70,7 +68,6 @@ export class LazyMemories {
         continue
       }
       await this.#serve(held, own)
-      this.#fillBehind(held)
       this.#open.set(build.data, Promise.resolve({ directory: own, mount, holders: new Set(holders) }))
     }
   }
@@ -109,18 +106,9 @@ export class LazyMemories {
   }
 
   /** First what clones are known to touch; the rest when nobody waits for anything, so that it is in nobody's way. */
-  async #fill({ build, filler, reader, prefetch, complete }: HeldMemory): Promise<void> {
+  async #fill({ build, filler, prefetch, complete }: HeldMemory): Promise<void> {
     const { signal } = this.#end
-    const first = prefetch.filter((chunk) => chunk < filler.chunks)
-    // While one part of the list is put in place the next is on its way.
-    let placed: Promise<unknown> = Promise.resolve()
-    for (let at = 0; at < first.length; at += prefetchTogether) {
-      const part = first.slice(at, at + prefetchTogether)
-      await reader.prefetch(part, { signal })
-      placed = placed.then(() => filler.fillList(part, { signal }))
-      placed.catch(() => {})
-    }
-    await placed
+    await filler.bring(prefetch, { signal })
     await this.#options.prefetchDisk(build, { signal })
     // One wait may take long where the store is slow.
     for (let seen = -1, rounds = 0; rounds < maximumRounds; rounds += 1) {
@@ -140,7 +128,6 @@ export class LazyMemories {
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const socket = await this.#serve(held, directory)
     const { size } = held.image
-    this.#fillBehind(held)
     const mount = await mountFuse({ directory, socket, size, clock: this.#options.clock })
     return { directory, mount, holders: new Set() }
   }
@@ -150,11 +137,8 @@ export class LazyMemories {
     const base = { ...held.local, key: exportName(held.build) }
     const size = held.image.size
     await this.#options.threads.open(exportName(held.build), { socket, overlay: undefined, size, base, bootId: 0n })
+    if (this.#options.backgroundFill) this.#fill(held).catch(() => {}) // what is missing is fetched when it is touched
     return socket
-  }
-
-  #fillBehind(held: HeldMemory): void {
-    if (this.#options.backgroundFill) this.#fill(held).catch(() => {}) // what is missing is fetched when touched
   }
 }
 

@@ -4,8 +4,9 @@ import { decodeChunk } from '../codec.ts'
 import { fileFault } from '../files.ts'
 import { packKey } from '../objects/keys.ts'
 import type { ObjectStore } from '../objects.ts'
-import { footerBytes, idAt, type PackIndex, placeAt, readPackIndex, sealPack } from '../pack.ts'
+import { footerBytes, idAt, type PackIndex, placeAt, sealPack } from '../pack.ts'
 import type { LocalPack, LocalPacks } from './local-packs.ts'
+import { indexBytes, readPackEnd } from './read-end.ts'
 
 /**
  * Packs that lie in an object store, fetched in parts: a file of the pack's size with the index at its end, and holes
@@ -39,8 +40,6 @@ export interface Upstream {
 
 /** Bytes between two wanted chunks that are fetched rather than asked for apart. */
 const gapBytes = 32 * 1024
-/** The index of most packs is not longer. */
-const indexBytes = 64 * 1024
 /** Bytes of one request. */
 export const requestBytes = 1024 * 1024
 
@@ -75,14 +74,10 @@ export function makeUpstream({
     })
 
   const openNew = async (name: string, endBytes: number): Promise<LocalPack> => {
-    const tail = await objects.tail(packKey(name), endBytes)
-    if (tail === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
-    const { bytes, size } = tail
-    fetchedBytes += bytes.length
-    const start = size - bytes.length
-    const index = await readPackIndex(name, size, async (offset, length) =>
-      offset < start ? get(name, offset, length) : bytes.subarray(offset - start, offset - start + length),
-    )
+    const end = await readPackEnd(objects, name, endBytes)
+    if (end === undefined) throw new Fault('conflict', `pack ${name} is missing in ${objects.url}`)
+    const { index, bytes, start, readBytes } = end
+    fetchedBytes += readBytes
     await withRoom(() => makeFileWithHoles(`${directory}/${name}`, index))
     const pack = packs.add(index, directory, 'fetched')
     await keep(pack, start, bytes).catch(() => {}) // then they are fetched when they are read
