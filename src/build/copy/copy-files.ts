@@ -11,6 +11,7 @@ import { parseSymbolicMode } from '../../recipe/symbolic-mode.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { ownSurroundings, runCommand } from '../steps/run-command.ts'
 import { findOwner, type Owner } from './find-owner.ts'
+import { guestTar } from './guest-tar.ts'
 import { planCopy, type Target } from './plan-copy.ts'
 import { unpackedSource } from './unpack-archive.ts'
 
@@ -78,15 +79,12 @@ async function send(
   options: SendOptions,
 ): Promise<boolean> {
   const { signal } = options
-  const probe = 'command -v tar >/dev/null || exit 127; tar --version 2>/dev/null | grep -q GNU && exit 0; exit 1'
-  const tar = await runCommand(channel, { command: probe, surroundings: ownSurroundings, signal }).catch(() => ({
-    code: 127,
-  }))
-  if (tar.code === 127) {
+  const tar = await guestTar(channel, signal)
+  if (tar === 'none') {
     await sendPlain(channel, targets, options)
     return false
   }
-  const keeps = tar.code === 0
+  const keeps = tar === 'gnu'
   // Directories that the image has as links, such as /bin, stay links.
   const flags = keeps ? ['--keep-directory-symlink', '--numeric-owner', '--xattrs', '--xattrs-include=*'] : []
   const result = await runCommand(channel, {

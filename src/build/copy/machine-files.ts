@@ -8,7 +8,8 @@ import { Fault } from '../../model/fault.ts'
 import { filesFault, readFiles } from '../context/read-files.ts'
 import type { ReceivedEntry } from '../context/receive-context.ts'
 import { lastLines } from '../machine.ts'
-import { ownSurroundings, runCommand } from '../steps/run-command.ts'
+import { ownSurroundings } from '../steps/run-command.ts'
+import { guestTar } from './guest-tar.ts'
 import type { OtherFiles } from './other-files.ts'
 
 export interface MachineFilesOptions {
@@ -46,12 +47,9 @@ export function machineFiles(channel: GuestChannel, { directory, of, signal }: M
       takes += 1
       const place = join(directory, `take-${takes}`)
       await mkdir(place, { recursive: true, mode: 0o700 })
-      const probe = await runCommand(channel, {
-        ...{ command: ['tar', '--version'], surroundings: ownSurroundings, signal },
-      }).catch(() => ({ code: 127, output: [] }))
-      if (probe.code === 127) return takeSingly(channel, wanted, { directory: place, of, signal })
-      const isGnu = probe.output.some((line) => line.includes('GNU tar'))
-      return takeArchive(channel, wanted, { directory: place, of, signal, isGnu })
+      const tar = await guestTar(channel, signal)
+      if (tar === 'none') return takeSingly(channel, wanted, { directory: place, of, signal })
+      return takeArchive(channel, wanted, { directory: place, of, signal, isGnu: tar === 'gnu' })
     },
   }
 }

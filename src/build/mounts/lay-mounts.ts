@@ -1,4 +1,5 @@
 import { posix } from 'node:path'
+import type { Readable } from 'node:stream'
 import type { GuestChannel } from '../../guest/channel.ts'
 import { Fault } from '../../model/fault.ts'
 import type { Selected } from '../../recipe/context/select-source.ts'
@@ -44,86 +45,126 @@ const diskPlace = '/.tutti-mounts'
  * meanwhile, so they take room there; secrets lie in its memory alone. A guest that fails here is not used again.
  */
 export async function layMounts(channel: GuestChannel, options: LayOptions): Promise<LaidMounts> {
-  const { mounts, secrets, template, caches, directory, warn, signal } = options
-  const { files } = channel
-  const undo: (() => Promise<void>)[] = []
-  const env: Record<string, string> = {}
-  const mount = async (to: string, kind: 'file' | 'directory', args: readonly string[]) => {
-    const point = await mountPoint(channel, to, kind, signal)
-    await asRoot(channel, ['mount', ...args, to], signal)
-    undo.push(async () => {
-      await asRoot(channel, ['umount', '-l', to], signal)
+  const laying = new Laying(channel, options)
+  for (const [at, mount] of options.mounts.entries()) await laying.lay(mount, at)
+  return { env: laying.env, takeAway: () => laying.takeAway() }
+}
+
+type MountOf<Kind extends PlannedMount['kind']> = Extract<PlannedMount, { kind: Kind }>
+
+/** Mounts one after the other, and what it takes to undo them. */
+class Laying implements LaidMounts {
+  readonly env: Record<string, string> = {}
+  readonly #channel: GuestChannel
+  readonly #options: LayOptions
+  readonly #undo: (() => Promise<void>)[] = []
+
+  constructor(channel: GuestChannel, options: LayOptions) {
+    this.#channel = channel
+    this.#options = options
+  }
+
+  lay(mount: PlannedMount, at: number): Promise<void> {
+    switch (mount.kind) {
+      case 'tmpfs':
+        return this.#layTmpfs(mount)
+      case 'secret':
+        return this.#laySecret(mount, posix.join(memoryPlace, String(at)))
+      case 'bind':
+        return this.#layBind(mount, posix.join(diskPlace, String(at)), mountKey(this.#options.key, at))
+      case 'cache':
+        return this.#layCache(mount, posix.join(diskPlace, String(at)))
+    }
+  }
+
+  async takeAway(): Promise<void> {
+    const { files } = this.#channel
+    const { mounts, signal } = this.#options
+    for (const each of this.#undo.toReversed()) await each()
+    await files.remove(memoryPlace, { signal }).catch(ifThere)
+    if (!mounts.some(({ kind }) => kind === 'bind' || kind === 'cache')) return
+    await files.remove(diskPlace, { signal }).catch(ifThere)
+    // What was removed would otherwise still be among the blocks of the layer.
+    await this.#channel.shrink({ signal })
+  }
+
+  async #layTmpfs({ to, bytes }: MountOf<'tmpfs'>): Promise<void> {
+    const size = bytes === undefined ? [] : [`size=${bytes}`]
+    await this.#mount(to, 'directory', ['-t', 'tmpfs', '-o', ['mode=1777', ...size].join(','), 'tmpfs'])
+  }
+
+  async #laySecret(mount: MountOf<'secret'>, file: string): Promise<void> {
+    const { secrets, signal } = this.#options
+    const { id, env, to, uid, gid, mode = 0o400 } = mount
+    const given = Object.hasOwn(secrets, id) ? secrets[id] : undefined
+    if (given === undefined && mount.required)
+      throw new Fault('invalid', `secret "${id}" is required and was not given; say --secret id=${id},src=FILE`)
+    if (given === undefined) return
+    const bytes = Buffer.from(given, 'base64')
+    if (env !== undefined) this.env[env] = bytes.toString('utf8')
+    if (to === undefined) return
+    const writing = await this.#channel.files.write(file, { mode, signal })
+    writing.end(bytes)
+    await writing.written
+    await this.#give(file, { uid, gid })
+    await this.#bind(file, to, 'file', { readOnly: true })
+  }
+
+  async #layBind({ to, writable, copy }: MountOf<'bind'>, place: string, key: string): Promise<void> {
+    const { sourcesOf, directory, signal } = this.#options
+    const sources = await sourcesOf(key, copy)
+    const [first] = sources
+    await this.#channel.files.makeDirectory(place, { signal })
+    const settings = { to: `${place}/`, owner: undefined, mode: undefined, unpack: false, cwd: '/' }
+    await copyFiles(this.#channel, { sources, ...settings, directory, signal })
+    const isFile = first?.found.kind === 'file'
+    const from = isFile ? posix.join(place, first.name) : place
+    await this.#bind(from, to, isFile ? 'file' : 'directory', { readOnly: !writable })
+  }
+
+  async #layCache({ to, id, readOnly, uid, gid, mode = 0o755 }: MountOf<'cache'>, place: string): Promise<void> {
+    const { template, caches, warn, signal } = this.#options
+    const channel = this.#channel
+    await channel.files.makeDirectory(place, { signal })
+    await restoreCache(channel, { place, archive: await caches.open(template, id), signal }).catch((error: Error) =>
+      warn(`the cache of ${to} is empty: ${error.message}`),
+    )
+    await asRoot(channel, ['chmod', mode.toString(8), place], signal)
+    await this.#give(place, { uid, gid })
+    const keep = (archive: Readable) => caches.save(template, id, archive, { signal })
+    if (!readOnly)
+      this.#undo.push(() =>
+        saveCache(channel, { place, keep, signal }).catch((error: Error) => {
+          signal.throwIfAborted()
+          warn(`the cache of ${to} is not kept: ${error.message}`)
+        }),
+      )
+    await this.#bind(place, to, 'directory', { readOnly })
+  }
+
+  async #bind(
+    from: string,
+    to: string,
+    kind: 'file' | 'directory',
+    { readOnly }: { readOnly: boolean },
+  ): Promise<void> {
+    await this.#mount(to, kind, ['-o', 'bind', from])
+    if (readOnly) await asRoot(this.#channel, ['mount', '-o', 'remount,ro,bind', from, to], this.#options.signal)
+  }
+
+  async #mount(to: string, kind: 'file' | 'directory', args: readonly string[]): Promise<void> {
+    const { signal } = this.#options
+    const point = await mountPoint(this.#channel, to, kind, signal)
+    await asRoot(this.#channel, ['mount', ...args, to], signal)
+    this.#undo.push(async () => {
+      await asRoot(this.#channel, ['umount', '-l', to], signal)
       await point.remove()
     })
   }
-  const bind = async (from: string, to: string, kind: 'file' | 'directory', readOnly: boolean) => {
-    await mount(to, kind, ['-o', 'bind', from])
-    if (readOnly) await asRoot(channel, ['mount', '-o', 'remount,ro,bind', from, to], signal)
-  }
-  for (const [at, each] of mounts.entries()) {
-    const place = posix.join(diskPlace, String(at))
-    if (each.kind === 'tmpfs') {
-      const size = each.bytes === undefined ? [] : [`size=${each.bytes}`]
-      await mount(each.to, 'directory', ['-t', 'tmpfs', '-o', ['mode=1777', ...size].join(','), 'tmpfs'])
-    } else if (each.kind === 'secret') {
-      const given = Object.hasOwn(secrets, each.id) ? secrets[each.id] : undefined
-      if (given === undefined && each.required)
-        throw new Fault(
-          'invalid',
-          `secret "${each.id}" is required and was not given; say --secret id=${each.id},src=FILE`,
-        )
-      if (given === undefined) continue
-      const bytes = Buffer.from(given, 'base64')
-      if (each.env !== undefined) env[each.env] = bytes.toString('utf8')
-      if (each.to === undefined) continue
-      const file = posix.join(memoryPlace, String(at))
-      const { uid, gid, mode = 0o400 } = each
-      const writing = await files.write(file, { mode, signal })
-      writing.end(bytes)
-      await writing.written
-      if (uid !== 0 || gid !== 0) await asRoot(channel, ['chown', `${uid}:${gid}`, file], signal)
-      await bind(file, each.to, 'file', true)
-    } else if (each.kind === 'bind') {
-      const sources = await options.sourcesOf(mountKey(options.key, at), each.copy)
-      const [first] = sources
-      await files.makeDirectory(place, { signal })
-      const settings = { to: `${place}/`, owner: undefined, mode: undefined, unpack: false, cwd: '/' }
-      await copyFiles(channel, { sources, ...settings, directory, signal })
-      const isFile = first?.found.kind === 'file'
-      await bind(isFile ? posix.join(place, first.name) : place, each.to, isFile ? 'file' : 'directory', !each.writable)
-    } else {
-      const { to, id, readOnly, uid, gid, mode = 0o755 } = each
-      await files.makeDirectory(place, { signal })
-      await restoreCache(channel, { place, archive: await caches.open(template, id), signal }).catch((error: Error) =>
-        warn(`the cache of ${to} is empty: ${error.message}`),
-      )
-      await asRoot(channel, ['chmod', mode.toString(8), place], signal)
-      if (uid !== 0 || gid !== 0) await asRoot(channel, ['chown', `${uid}:${gid}`, place], signal)
-      if (!readOnly)
-        undo.push(() =>
-          saveCache(channel, {
-            place,
-            signal,
-            keep: (archive) => caches.save(template, id, archive, { signal }),
-          }).catch((error: Error) => {
-            signal.throwIfAborted()
-            warn(`the cache of ${to} is not kept: ${error.message}`)
-          }),
-        )
-      await bind(place, to, 'directory', readOnly)
-    }
-  }
-  const onDisk = mounts.some(({ kind }) => kind === 'bind' || kind === 'cache')
-  return {
-    env,
-    async takeAway() {
-      for (const each of undo.toReversed()) await each()
-      await files.remove(memoryPlace, { signal }).catch(ifThere)
-      if (!onDisk) return
-      await files.remove(diskPlace, { signal }).catch(ifThere)
-      // What was removed would otherwise still be among the blocks of the layer.
-      await channel.shrink({ signal })
-    },
+
+  /** What is made is root's. */
+  async #give(path: string, { uid, gid }: { uid: number; gid: number }): Promise<void> {
+    if (uid !== 0 || gid !== 0) await asRoot(this.#channel, ['chown', `${uid}:${gid}`, path], this.#options.signal)
   }
 }
 

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { hugePageBytes } from '../../blocks/memory/libc.ts'
 
 /** Bytes in pages of 2 MiB that this machine has set aside, and those of them that nobody has and that are promised to nobody. */
 export interface HugePages {
@@ -7,15 +8,14 @@ export interface HugePages {
 }
 
 const directory = '/sys/kernel/mm/hugepages/hugepages-2048kB'
-const pageBytes = 2 * 2 ** 20
 
 /** Undefined where none are set aside. */
 export function hugePages(from = directory): HugePages | undefined {
   const read = (name: string) => Number(readFileSync(`${from}/${name}`, 'utf8'))
   try {
-    const setAsideBytes = read('nr_hugepages') * pageBytes
+    const setAsideBytes = read('nr_hugepages') * hugePageBytes
     if (setAsideBytes === 0) return undefined
-    return { setAsideBytes, freeBytes: (read('free_hugepages') - read('resv_hugepages')) * pageBytes }
+    return { setAsideBytes, freeBytes: (read('free_hugepages') - read('resv_hugepages')) * hugePageBytes }
   } catch {
     return undefined
   }
