@@ -5,20 +5,9 @@ import { Fault } from '../../model/fault.ts'
 import type { BuildId, SandboxId } from '../../model/ids.ts'
 import { leaseMs } from '../../wire/messages.ts'
 import { forgetNode } from '../actions/steer-node.ts'
-import type { Wanted } from './create.ts'
-import { type FakeNode, openSandboxWorld, type SandboxWorld, sandboxFacts } from './testing.ts'
+import { type FakeNode, openSandboxWorld, plainWish, type SandboxWorld, sandboxFacts } from './testing.ts'
 
 const asked = { by: 'test', signal: new AbortController().signal }
-const wanted: Wanted = {
-  from: 'base',
-  metadata: {},
-  env: {},
-  cpu: 0,
-  timeoutMs: null,
-  onTimeout: 'kill',
-  autoResume: false,
-  egress: { mode: 'deny' },
-}
 
 /** Two nodes with these stores, and a template on the first. */
 async function open(...stores: string[]) {
@@ -30,7 +19,7 @@ async function open(...stores: string[]) {
   }
   const [a, b] = nodes as [FakeNode, FakeNode]
   await world.addTemplate('base', [a])
-  const create = () => world.sandboxes.create({ ...wanted, node: a.id }, asked)
+  const create = () => world.sandboxes.create({ ...plainWish, node: a.id }, asked)
   const pause = async () => {
     const { id } = await create()
     const { pausedBuild } = await world.sandboxes.pause(id, asked)

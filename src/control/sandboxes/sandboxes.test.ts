@@ -8,20 +8,11 @@ import type { Sandbox } from '../../model/sandbox.ts'
 import { leaseMs } from '../../wire/messages.ts'
 import { drainNode } from '../actions/steer-node.ts'
 import type { Wanted } from './create.ts'
-import { type FakeNode, openSandboxWorld, type SandboxWorld, sandboxFacts } from './testing.ts'
+import { type FakeNode, openSandboxWorld, plainWish, type SandboxWorld, sandboxFacts } from './testing.ts'
 import { setEgress, setTimeoutOf, updateSandbox } from './update.ts'
 
 const asked = { by: 'test', signal: new AbortController().signal }
-const wanted: Wanted = {
-  from: 'base',
-  metadata: {},
-  env: {},
-  cpu: 0,
-  timeoutMs: 300_000,
-  onTimeout: 'kill',
-  autoResume: false,
-  egress: { mode: 'deny' },
-}
+const wanted: Wanted = { ...plainWish, timeoutMs: 300_000 }
 
 const stepped = (world: SandboxWorld) => world.clock as SteppedClock
 const row = (world: SandboxWorld, id: SandboxId): Sandbox | undefined => world.control.store.view.get('sandboxes', id)

@@ -40,6 +40,7 @@ import { planJobs } from '../loops/planning.ts'
 import { watchSilence } from '../loops/silence.ts'
 import { Sessions } from '../sessions/sessions.ts'
 import { testFacts } from '../testing.ts'
+import type { Wanted } from './create.ts'
 import { openSandboxes, type SandboxControl } from './sandboxes.ts'
 
 /**
@@ -150,6 +151,18 @@ export async function openSandboxWorld({
 }
 
 /** 16 GiB, and a sandbox driver that works. */
+/** A sandbox of `base` that lives until it is killed. */
+export const plainWish: Wanted = {
+  from: 'base',
+  metadata: {},
+  env: {},
+  cpu: 0,
+  timeoutMs: null,
+  onTimeout: 'kill',
+  autoResume: false,
+  egress: { mode: 'deny' },
+}
+
 export const sandboxFacts: NodeFacts = {
   ...testFacts,
   memory: 16 * 2 ** 30,

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs'
+import { lstatSync, readdirSync, readlinkSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
@@ -19,6 +19,7 @@ import { silentLog } from '../../kit/log.ts'
 import { systemClock } from '../../kit/system-clock.ts'
 import { findBuilt } from '../built.ts'
 import { openIsolation } from '../isolation/isolation.ts'
+import { checkOwnUser } from '../isolation/testing.ts'
 import { createFirecracker } from './firecracker.ts'
 
 const execute = promisify(execFile)
@@ -45,12 +46,7 @@ describe(`a Firecracker of its own user${lacking ? `: skipped, ${lacking}` : ''}
     const vms = [await machines.start(template), await machines.start(template), await machines.boot()]
     assert.equal(new Set(vms.map(({ pid }) => statSync(`/proc/${pid}`).uid)).size, 3)
     for (const { pid } of vms) {
-      const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-      const [uid] = /^Uid:\s+(\d+)\t\1\t\1\t\1$/m.exec(status)?.slice(1) ?? []
-      assert.ok(Number(uid) > 1000, status)
-      assert.match(status, /^Groups:\s*$/m)
-      for (const kind of ['Inh', 'Prm', 'Eff', 'Amb']) assert.match(status, new RegExp(`^Cap${kind}:\t0+$`, 'm'))
-      assert.match(status, /^NoNewPrivs:\t1$/m)
+      const { uid } = checkOwnUser(pid)
       if (groups.version !== 'none') assert.deepEqual(groups.processes(`vm.${uid}`), [pid])
     }
     for (const vm of vms) await vm.kill()

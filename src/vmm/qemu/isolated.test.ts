@@ -22,6 +22,7 @@ import { silentLog } from '../../kit/log.ts'
 import { systemClock } from '../../kit/system-clock.ts'
 import { findBuilt } from '../built.ts'
 import { openIsolation } from '../isolation/isolation.ts'
+import { checkOwnUser } from '../isolation/testing.ts'
 import type { Vm } from '../vmm.ts'
 import { createQemu } from './qemu.ts'
 
@@ -47,12 +48,7 @@ describe(`a VMM of its own user${lacking ? `: skipped, ${lacking}` : ''}`, lacki
     const uids = [a, b, booted].map(({ pid }) => userOf(pid))
     assert.equal(new Set(uids).size, 3)
     for (const { pid } of [a, b, booted]) {
-      const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-      const [uid] = /^Uid:\s+(\d+)\t\1\t\1\t\1$/m.exec(status)?.slice(1) ?? []
-      assert.ok(Number(uid) > 1000, status)
-      assert.match(status, /^Groups:\s*$/m)
-      for (const kind of ['Inh', 'Prm', 'Eff', 'Amb']) assert.match(status, new RegExp(`^Cap${kind}:\t0+$`, 'm'))
-      assert.match(status, /^NoNewPrivs:\t1$/m)
+      const { status } = checkOwnUser(pid)
       assert.match(status, /^Seccomp:\t2$/m)
     }
     for (const vm of [a, b, booted]) await vm.kill()
