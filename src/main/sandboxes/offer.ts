@@ -67,7 +67,7 @@ export async function offerSandboxes(options: OfferOptions): Promise<NodeSandbox
       asking ??= find().finally(() => {
         asking = undefined
       })
-      return facts ?? { healthy: false, reason: 'it is being tried whether virtual machines boot here', attributes: {} }
+      return facts ?? untried
     },
     [Symbol.asyncDispose]: async () => {
       closing.abort(new Fault('unavailable', 'the agent is shutting down'))
@@ -141,4 +141,12 @@ async function sandboxFacts(vmm: Vmm, { env, random }: Pick<OfferOptions, 'env' 
 async function openParts(...options: Parameters<typeof import('./open-parts.ts').openParts>): Promise<SandboxParts> {
   const opening = await import('./open-parts.ts')
   return opening.openParts(...options)
+}
+
+/** Until the first answer, some seconds after the agent started. */
+const untried: DriverFacts = {
+  healthy: false,
+  reason: 'it is being tried whether virtual machines boot here',
+  remedy: 'try again in some seconds',
+  attributes: {},
 }
